@@ -5,7 +5,10 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -135,6 +138,56 @@ pub fn supervise_this_thread(
     give.send(unsafe { OwnedFd::from_raw_fd(listener) })
         .unwrap();
     supervisor
+}
+
+/// How many syncs of certain files succeed yet.
+#[derive(Debug)]
+pub struct Syncs(AtomicU32);
+
+impl Syncs {
+    /// Has so many more succeed, and fail those that come then.
+    pub fn allow(&self, more: u32) {
+        self.0.store(more, Ordering::SeqCst);
+    }
+
+    /// Has all succeed.
+    pub fn allow_all(&self) {
+        self.allow(u32::MAX);
+    }
+
+    fn answer(&self) -> Answer {
+        let take = |left: u32| match left {
+            u32::MAX => Some(left),
+            left => left.checked_sub(1),
+        };
+        let taken = self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take);
+        taken.is_err().then_some(libc::EIO)
+    }
+}
+
+/// Does some work on a thread of its own. When a file or directory of that name is synced there, or on threads that the
+/// work begins, that fails as the work says: what was written stays in the page cache, as after a real failure. At first
+/// all syncs succeed.
+pub fn with_failing_syncs(name: &'static str, work: impl FnOnce(&Syncs) + Send) {
+    let syncs = Arc::new(Syncs(AtomicU32::new(u32::MAX)));
+    let judge = Arc::clone(&syncs);
+    let supervisor = std::thread::scope(|scope| {
+        let working = scope.spawn(|| {
+            let supervisor = supervise_this_thread(libc::SYS_fsync, move |arguments| {
+                let path = std::fs::read_link(format!("/proc/self/fd/{}", arguments[0])).ok()?;
+                match path.file_name() == Path::new(name).file_name() {
+                    true => judge.answer(),
+                    false => None,
+                }
+            });
+            work(&syncs);
+            supervisor
+        });
+        working.join().unwrap()
+    });
+    supervisor.join();
 }
 
 /// Starts a process whose calls, and those of its children, `answer` decides about.

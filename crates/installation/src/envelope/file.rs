@@ -9,11 +9,12 @@
 //! 1. *Creation*: the file is made (it must not exist), both slots are written with sequence
 //!    numbers 1 and 2, the file is synced, then its directory. A crash before that leaves a file
 //!    in a directory that nothing refers to yet (a disk gets its final name last).
-//! 2. *Update*, under an exclusive `flock` of the file: the slot that does **not** hold the newest
-//!    whole copy is written with the next sequence number, then the file is synced. A crash in the
+//! 2. *Update*, under an exclusive `flock` of the file: the newest whole copy is written over itself, and
+//!    synced, unless whoever has the lock has done so already (see below). Then the slot that does **not** hold
+//!    it is written with the next sequence number, and the file is synced. A crash in the
 //!    middle leaves that slot old, new, or torn (its checksum is wrong whatever mixture of 512-byte
 //!    sectors arrived, and the mixture carries no valid HMAC either); the newest copy from before
-//!    was not touched, so the disk has either its old or its new header, whole.
+//!    has the same bytes whatever of them arrived, so the disk has either its old or its new header, whole.
 //! 3. *First update of a file of version 1*: the file is made 192 KiB long and synced, by zeros,
 //!    which are no copy; slot 0 is written and synced, then slot 1, with the next two sequence
 //!    numbers; then the old slots are overwritten with zeros and synced. Until slot 0 is whole the
@@ -26,6 +27,20 @@
 //!
 //! A reader takes the newest whole copy and logs a warning when the other one is torn. It never
 //! repairs: the next regular update writes over the torn slot, because that is not the newest.
+//!
+//! # What is read, and what storage has
+//!
+//! After a sync that failed the kernel keeps in its page cache what was written and takes it for clean: it is read
+//! by everybody, storage does not have it, and a later sync succeeds and writes nothing. After a process that was
+//! killed before its sync, what is read may still fail to be written. So:
+//!
+//! * Who wrote drops the pages after a failure, while nobody reads: what is read next is what storage has, as far as
+//!   the kernel lets go of them.
+//! * A copy is written over only when storage has the other one for sure: that is written again, and synced, before.
+//!   So of two copies that say the same storage has at least one, and of two that differ any of the two may be the
+//!   only one: [`UnverifiedHeader::others`] has what the other one says.
+//! * Who concludes from what is read that something is over, and does not write the header anyway, has storage hold it
+//!   first: [`HeaderLock::settle`].
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -34,7 +49,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{Advice, FlockOperation, fadvise, flock};
 use rustix::io::Errno;
 
 use super::slot::{self, Slot, VERSION_1, VERSION_2, Version};
@@ -215,6 +230,7 @@ impl HeaderFile {
         Ok(HeaderLock {
             file: self,
             _guard: guard,
+            is_durable: false,
         })
     }
 
@@ -264,7 +280,7 @@ impl HeaderFile {
         let mut header = newest.header(path)?;
         for (_, _, other) in &whole {
             if !other.says_the_same(newest) {
-                other.header(path)?;
+                header.others.push(other.header(path)?.into_claims());
             }
         }
         header.is_alone = !whole
@@ -303,6 +319,16 @@ impl HeaderFile {
             .read_exact_at(bytes, 0)
             .map_err(io_error("read", path))?;
         Ok(bytes)
+    }
+
+    /// Has whoever reads next read what storage has.
+    fn forget_pages(&self) {
+        if let Err(error) = fadvise(&self.file, 0, None, Advice::DontNeed) {
+            log::warn!(
+                "{}: what could not be synced may be read for a while: {error}",
+                self.path.display()
+            );
+        }
     }
 
     /// What each of the two copies is, for a check. An unusable file is no error.
@@ -356,6 +382,8 @@ pub enum HeaderCopy {
 pub struct HeaderLock<'a> {
     file: &'a HeaderFile,
     _guard: FlockGuard<'a>,
+    /// The newest copy was written and synced under this lock.
+    is_durable: bool,
 }
 
 impl HeaderLock<'_> {
@@ -368,8 +396,66 @@ impl HeaderLock<'_> {
         Ok(self.file.newest(self.file.bytes(&mut buffer)?)?.header)
     }
 
+    /// Has storage hold the newest copy, which may so far be in the page cache only. A later [`write`](Self::write)
+    /// under this lock has that much less to do.
+    ///
+    /// # Errors
+    /// As [`HeaderFile::read`], because an unusable file is not written to; [`EnvelopeError::Io`].
+    pub fn make_durable(&mut self) -> Result<(), EnvelopeError> {
+        let file = self.file;
+        let mut buffer = HeaderBuffer::default();
+        let bytes = file.bytes(&mut buffer)?;
+        let newest = file.newest(bytes)?;
+        self.keep(bytes, &newest)
+    }
+
+    /// As [`HeaderLock::make_durable`]; and has the other copy say the same, byte for byte, so that nothing is left of
+    /// what it said. For whoever goes by a header that somebody else may have failed to write. That takes no key. A
+    /// file that cannot be written to is good when both copies say the same.
+    ///
+    /// # Errors
+    /// As [`HeaderLock::make_durable`].
+    pub fn settle(&mut self) -> Result<(), EnvelopeError> {
+        let file = self.file;
+        let mut buffer = HeaderBuffer::default();
+        let bytes = file.bytes(&mut buffer)?;
+        let newest = file.newest(bytes)?;
+        let says_the_same = !newest.header.is_alone && newest.header.others.is_empty();
+        if says_the_same && file.is_writable().is_err() {
+            return Ok(());
+        }
+        self.keep(bytes, &newest)?;
+        if says_the_same {
+            return Ok(());
+        }
+        let Newest { pair, number, .. } = newest;
+        self.put(pair.slots(bytes)[number], pair.at(1 - number))?;
+        match pair.version.number {
+            1 => Ok(()),
+            _ => self.wipe_old(bytes),
+        }
+    }
+
+    /// Overwrites what `bytes`, which are the file's, have in the places of version 1.
+    fn wipe_old(&mut self, bytes: &[u8]) -> Result<(), EnvelopeError> {
+        match slot::is_zero(&bytes[..OLD_FILE_LEN]) {
+            true => Ok(()),
+            false => self.put(&[0; OLD_FILE_LEN], 0),
+        }
+    }
+
+    /// Writes the newest copy over itself, unless that was done.
+    fn keep(&mut self, bytes: &[u8], newest: &Newest) -> Result<(), EnvelopeError> {
+        let (pair, number) = (newest.pair, newest.number);
+        match self.is_durable {
+            true => Ok(()),
+            false => self.put(pair.slots(bytes)[number], pair.at(number)),
+        }
+    }
+
     /// Writes `header` into the slot that does not hold the newest copy, and syncs, authenticated by its
-    /// top layer's DEK or the [`HeaderKey`](super::HeaderKey) of that. The other slot still holds the header from before; of a file of version 1,
+    /// top layer's DEK or the [`HeaderKey`](super::HeaderKey) of that. The other slot still holds the header from before,
+    /// and storage has it for sure before anything is touched; of a file of version 1,
     /// which becomes one of version 2, nothing does.
     ///
     /// # Errors
@@ -381,34 +467,33 @@ impl HeaderLock<'_> {
         header: &Header,
         by: &impl HeaderAuthority,
     ) -> Result<(), EnvelopeError> {
+        let file = self.file;
         let mut buffer = HeaderBuffer::default();
-        let bytes = self.file.bytes(&mut buffer)?;
-        let newest = self.file.newest(bytes)?;
+        let bytes = file.bytes(&mut buffer)?;
+        let newest = file.newest(bytes)?;
         let sequence = newest.header.sequence();
         match newest.pair.version.number {
-            1 => self.write_first(header, sequence, by)?,
+            1 => self.write_first(header, (bytes, &newest), by)?,
             _ => {
                 let slot = slot::encode(header, next(header, sequence)?, by)?;
+                self.keep(bytes, &newest)?;
                 self.put(&slot, NEW.at(1 - newest.number))?;
             }
         }
-        match slot::is_zero(&bytes[..OLD_FILE_LEN]) {
-            true => Ok(()),
-            false => self.put(&[0; OLD_FILE_LEN], 0),
-        }
+        self.wipe_old(bytes)
     }
 
     /// The first update of a file of version 1, up to the overwriting of the old slots.
     fn write_first(
-        &self,
+        &mut self,
         header: &Header,
-        sequence: u64,
+        (bytes, newest): (&[u8], &Newest),
         by: &impl HeaderAuthority,
     ) -> Result<(), EnvelopeError> {
-        let first = next(header, sequence)?;
+        let first = next(header, newest.header.sequence())?;
         let slots =
             [first, next(header, first)?].map(|sequence| slot::encode(header, sequence, by));
-        self.file.is_writable()?;
+        self.keep(bytes, newest)?;
         let HeaderFile { file, path, .. } = self.file;
         file.set_len(HEADER_FILE_LEN)
             .map_err(io_error("make longer", path))?;
@@ -463,12 +548,20 @@ impl HeaderLock<'_> {
         self.put(&[0; HEADER_FILE_LEN as usize], 0)
     }
 
-    fn put(&self, bytes: &[u8], offset: usize) -> Result<(), EnvelopeError> {
+    /// Writes and syncs. Whatever is put, the newest copy there is then is durable after it.
+    fn put(&mut self, bytes: &[u8], offset: usize) -> Result<(), EnvelopeError> {
         self.file.is_writable()?;
+        self.is_durable = false;
         let HeaderFile { file, path, .. } = self.file;
-        file.write_all_at(bytes, offset as u64)
-            .map_err(io_error("write", path))?;
-        file.sync_all().map_err(io_error("sync", path))
+        let written = file
+            .write_all_at(bytes, offset as u64)
+            .map_err(io_error("write", path))
+            .and_then(|()| file.sync_all().map_err(io_error("sync", path)));
+        match &written {
+            Ok(()) => self.is_durable = true,
+            Err(_) => self.file.forget_pages(),
+        }
+        written
     }
 }
 

@@ -31,6 +31,8 @@ mod wrap;
 #[cfg(test)]
 mod stack_tests;
 #[cfg(test)]
+mod sync_tests;
+#[cfg(test)]
 mod tests;
 
 pub use error::EnvelopeError;

@@ -93,12 +93,20 @@ pub struct UnverifiedHeader {
     mac: [u8; 32],
     /// Whether it is the only whole copy of its file.
     pub(super) is_alone: bool,
+    /// What the others say, where that is something else.
+    pub(super) others: Vec<HeaderPayload>,
 }
 
 impl UnverifiedHeader {
     /// Whether the other copy in its file is none: torn, overwritten, or damaged.
     pub fn is_alone(&self) -> bool {
         self.is_alone
+    }
+
+    /// What other whole copies in its file claim, each of which claims something else. While there are any, one of them may
+    /// be all that storage has, or that a power cut leaves.
+    pub fn others(&self) -> &[HeaderPayload] {
+        &self.others
     }
 
     /// What the header claims: good for showing it and for finding the key to ask, nothing more.
@@ -196,6 +204,7 @@ impl WholeCopy<'_> {
             authenticated_bytes: [&self.head[..MAC_AT], self.json].concat(),
             mac: std::array::from_fn(|i| self.head[MAC_AT + i]),
             is_alone: false,
+            others: Vec::new(),
         })
     }
 }

@@ -79,6 +79,16 @@ fn a_damaged_copy_of_version_1_is_mended_in_its_place() {
     assert!(now[..slot] == FIXTURE[slot..]);
 }
 
+#[test]
+fn a_file_of_version_1_is_settled_in_its_places() {
+    let file = File::new(FIXTURE);
+    file.open().lock().unwrap().settle().unwrap();
+    let (now, slot) = (file.bytes(), 16 << 10);
+    assert_eq!(now.len(), FIXTURE.len());
+    assert!(now[..slot] == now[slot..]);
+    assert!(file.open().read().unwrap().others().is_empty());
+}
+
 /// The fixture, the header that is written over it, and the bytes that the file has then.
 fn upgraded(dek: &Dek) -> (Header, Header, Vec<u8>) {
     let file = File::new(FIXTURE);
