@@ -15,8 +15,8 @@
 //! Killed after 1 or 2 or in 3, a directory is left that nobody has locked, perhaps with a row: the
 //! next `disk create` or `disk list` removes both, and in 4 the empty directory. (A server looks for what has
 //! no row, an empty directory, once a minute at most.) Killed after 4, the
-//! disk is whole and its header has the row's id: the next command does step 5. A failure or a signal
-//! undoes the steps.
+//! disk is whole and its header has the row's id: the next command does step 5. The row goes when neither directory is
+//! there, and stays while that cannot be seen. A failure or a signal undoes the steps.
 //!
 //! Deleting: lock the directory and the data, set the row to *deleting*, erase the header, set the row to
 //! *erased*, remove files and directory, delete the row. Killed anywhere in between, the next command goes
@@ -35,12 +35,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
-use crate::resource::directory::header_claims;
+use crate::resource::directory::{header_claims, parent_of};
 use crate::resource::erase::{erase, forget, has_another_header, remove_files};
 use crate::resource::error::DiskError;
 use installation::Installation;
 use installation::catalog::{CatalogError, DiskRecord, DiskState, Stored};
-use installation::envelope::ResourceKind;
+use installation::envelope::{EnvelopeError, ResourceKind};
 use installation::files::{rename_new, sync_dir};
 
 const INFIX: &str = ".creating-";
@@ -268,7 +268,6 @@ fn sweep_parent(installation: &Installation, parent: &Path) {
 
 fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Result<(), DiskError> {
     let DiskRecord {
-        id,
         kind,
         name,
         directory,
@@ -285,18 +284,40 @@ fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
             log::warn!("removed the {kind} {name}, whose creation was interrupted");
             Ok(())
         }
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let finished = directory.with_file_name(name);
-            match lock_directory(&finished) {
-                // Its maker is between the last two steps.
-                Ok(None) => Ok(()),
-                Ok(Some(_lock)) if header_claims(&finished).is_ok_and(|h| h.disk == *id) => {
-                    unless_overtaken(ready(installation, row, &finished))
-                }
-                _ => unless_overtaken(catalog.delete_disk(&row.record, row.rev)),
-            }
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => sweep_named(installation, row),
         Err(e) => Err(DiskError::file("lock", directory)(e)),
+    }
+}
+
+/// As [`sweep_creating`] where there is no directory in which it is being made: it may have its final name. The row stays
+/// as long as nobody can tell, since it has what says which keys are needed.
+fn sweep_named(installation: &Installation, row: &Stored<DiskRecord>) -> Result<(), DiskError> {
+    let DiskRecord { id, kind, name, .. } = &row.record;
+    let finished = row.record.directory.with_file_name(name);
+    let _lock = match lock_directory(&finished) {
+        Ok(Some(lock)) => lock,
+        // Its maker is between the last two steps.
+        Ok(None) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let parent = parent_of(&finished);
+            // Else a file system that is not mounted may have it.
+            fs::metadata(parent).map_err(DiskError::file("find", parent))?;
+            return unless_overtaken(match parent == installation.resources_dir(*kind) {
+                true => installation.catalog().delete_disk(&row.record, row.rev),
+                // As here, where it may be mounted.
+                false => forget(installation, row),
+            });
+        }
+        Err(e) => return Err(DiskError::file("lock", &finished)(e)),
+    };
+    match header_claims(&finished) {
+        Ok(header) if header.disk == *id => unless_overtaken(ready(installation, row, &finished)),
+        Err(EnvelopeError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+            unless_overtaken(installation.catalog().delete_disk(&row.record, row.rev))
+        }
+        // Another's, that was made or put there since.
+        Ok(_) => unless_overtaken(installation.catalog().delete_disk(&row.record, row.rev)),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -370,4 +391,88 @@ fn sweep_directory(installation: &Installation, parent: &Path) -> Result<(), Dis
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::Cancel;
+    use crate::lifecycle::create::{CreateRequest, create};
+
+    /// The disk "d", whose maker was killed before the last step; its final directory.
+    fn named(installation: &Installation, data_dir: Option<PathBuf>) -> PathBuf {
+        let request = CreateRequest {
+            name: "d".into(),
+            size: Some(1 << 20),
+            source: None,
+            disk_encryption_set: None,
+            sector_size: 4096,
+            logical_sector_size: None,
+            data_dir,
+        };
+        create(installation, &request, &Cancel::default(), |_| |_| {}).unwrap();
+        let Stored { rev, record } = row(installation).unwrap();
+        let finished = record.directory.clone();
+        let being_made = format!(".d{INFIX}{}", Uuid::new_v4());
+        let record = DiskRecord {
+            directory: finished.with_file_name(being_made),
+            state: DiskState::Creating,
+            ..record
+        };
+        installation.catalog().update_disk(rev, &record).unwrap();
+        finished
+    }
+
+    fn row(installation: &Installation) -> Option<Stored<DiskRecord>> {
+        match installation.catalog().resource(ResourceKind::Disk, "d") {
+            Ok(row) => Some(row),
+            Err(CatalogError::NotFound { .. }) => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn state_after_sweep(installation: &Installation) -> Option<DiskState> {
+        sweep(installation).unwrap();
+        row(installation).map(|row| row.record.state)
+    }
+
+    #[test]
+    fn a_finished_disk_keeps_its_row_while_it_cannot_be_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let elsewhere = dir.path().join("data");
+        let finished = named(&installation, Some(elsewhere.clone()));
+        // What cannot be read, and what is not mounted.
+        let header = finished.join("header");
+        for (path, in_its_place) in [(&header, true), (&elsewhere, false)] {
+            let away = dir.path().join("away");
+            fs::rename(path, &away).unwrap();
+            if in_its_place {
+                fs::create_dir(path).unwrap();
+            }
+            let state = state_after_sweep(&installation);
+            assert_eq!(state, Some(DiskState::Creating), "{path:?}");
+            if in_its_place {
+                fs::remove_dir(path).unwrap();
+            }
+            fs::rename(&away, path).unwrap();
+        }
+        assert_eq!(state_after_sweep(&installation), Some(DiskState::Ready));
+        let now = row(&installation).unwrap().record;
+        assert_eq!(now.directory, finished);
+    }
+
+    #[test]
+    fn a_disk_that_is_in_no_directory_leaves_a_trace_where_it_may_be_mounted() {
+        for is_elsewhere in [false, true] {
+            let dir = tempfile::tempdir().unwrap();
+            let installation = Installation::open(&dir.path().join("state")).unwrap();
+            let elsewhere = is_elsewhere.then(|| dir.path().join("data"));
+            let finished = named(&installation, elsewhere);
+            fs::rename(finished, dir.path().join("away")).unwrap();
+            assert_eq!(state_after_sweep(&installation), None);
+            let departed = installation.catalog().departed().unwrap();
+            assert_eq!(departed.len(), usize::from(is_elsewhere));
+        }
+    }
 }
