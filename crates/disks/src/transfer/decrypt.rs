@@ -6,6 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::import::Cancel;
+use crate::resource::directory::parent_of;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::key_watch::KeyWatch;
@@ -17,7 +18,7 @@ use crate::transfer::stream::{Output, stream};
 use crate::transfer::write_back::WriteBack;
 use installation::Installation;
 use installation::envelope::{Header, ResourceKind};
-use installation::files::{rename_new, try_rename_new};
+use installation::files::{rename_new, sync_dir, try_rename_new};
 use volume::pipeline::DiskIo;
 use volume::set_length;
 
@@ -34,7 +35,7 @@ pub enum Plaintext {
 /// are, which may hold what a killed daemon had completed and not flushed.
 ///
 /// A new file is sparse where the disk has nothing, has mode 0600 and gets its name when it is
-/// complete; a failure or a signal leaves none. It ends within seconds when a vault refuses a key of it, also
+/// complete; a failure or a signal leaves none. What goes to a file or a block device is durable in the end. It ends within seconds when a vault refuses a key of it, also
 /// while nobody takes what it writes.
 ///
 /// # Errors
@@ -156,15 +157,15 @@ impl Sink {
         }
     }
 
-    /// Makes a new file durable and gives it its name.
+    /// Makes durable what was written, and gives a new file its name.
     fn finish(&mut self) -> Result<(), DiskError> {
-        let Self::New {
-            file,
-            partial,
-            path,
-        } = self
-        else {
-            return Ok(());
+        let (file, partial, path) = match self {
+            Self::New {
+                file,
+                partial,
+                path,
+            } => (file, partial, path),
+            Self::Stream(to) => return to.finish(),
         };
         file.file()
             .sync_all()
@@ -174,7 +175,8 @@ impl Sink {
             _ => DiskError::file("name", path)(e),
         })?;
         *partial = PathBuf::new();
-        Ok(())
+        let parent = parent_of(path);
+        sync_dir(parent).map_err(DiskError::file("sync", parent))
     }
 }
 
@@ -210,5 +212,33 @@ impl Drop for Sink {
         {
             log::error!("remove the plaintext in {}: {e}", partial.display());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use test_support::seccomp::with_failing_syncs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_whose_name_is_not_stored_is_not_called_complete() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("place");
+        fs::create_dir(&place).unwrap();
+        let write = |name: &str| {
+            let path = place.join(name);
+            let mut sink = Sink::create(path.clone()).unwrap();
+            let cancel = Cancel::default();
+            sink.data(0, &[1; 4096], &cancel).unwrap();
+            (sink.finish(), fs::read(path).unwrap())
+        };
+        with_failing_syncs("place", |syncs| {
+            assert!(write("one").0.is_ok());
+            syncs.allow(0);
+            let (failed, bytes) = write("two");
+            assert_eq!(failed.unwrap_err().code(), "FileSystem");
+            assert!(bytes == [1; 4096]);
+        });
     }
 }

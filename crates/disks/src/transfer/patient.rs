@@ -21,6 +21,8 @@ pub(super) struct Patient {
     path: PathBuf,
     /// It is a pipe or a socket.
     waits: bool,
+    /// It is a file or a device that keeps what is written.
+    is_stored: bool,
     /// A single write can be told not to wait. The file itself cannot: its other users would not wait either.
     one_by_one: bool,
 }
@@ -34,6 +36,7 @@ impl Patient {
             file,
             path,
             waits: kind.is_fifo() || kind.is_socket(),
+            is_stored: kind.is_file() || kind.is_block_device(),
             one_by_one: true,
         })
     }
@@ -47,6 +50,18 @@ impl Patient {
             bytes = bytes.get(written..).unwrap_or_default();
         }
         Ok(())
+    }
+
+    /// Has storage hold what was written, where it goes there: until then the kernel may have it alone, and tell nobody
+    /// that it cannot be stored.
+    pub(super) fn finish(&self) -> Result<(), DiskError> {
+        match self.is_stored {
+            true => self
+                .file
+                .sync_all()
+                .map_err(DiskError::file("sync", &self.path)),
+            false => Ok(()),
+        }
     }
 
     /// Writes as much as there is room for within a moment.
@@ -104,6 +119,8 @@ mod tests {
     use std::io::Read;
     use std::time::Duration;
 
+    use test_support::seccomp::with_failing_syncs;
+
     use super::*;
 
     fn pipe() -> (io::PipeReader, Patient) {
@@ -133,6 +150,21 @@ mod tests {
                 assert!(reading.join().unwrap() == sent);
             });
         }
+    }
+
+    #[test]
+    fn what_is_not_stored_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("device");
+        let mut patient = Patient::new(File::create(&path).unwrap(), path).unwrap();
+        with_failing_syncs("device", |syncs| {
+            patient.write_all(&[1; 4096], &Cancel::default()).unwrap();
+            patient.finish().unwrap();
+            syncs.allow(0);
+            assert_eq!(patient.finish().unwrap_err().code(), "FileSystem");
+        });
+        let (_reader, pipe) = pipe();
+        pipe.finish().unwrap();
     }
 
     #[test]
