@@ -131,8 +131,8 @@ impl Uploader {
     /// Writes to the disk or its footer, in whole sectors. It is durable when this returns.
     ///
     /// # Errors
-    /// [`DiskError::Argument`] for a range that is not there, others when it cannot be written: nobody should write any
-    /// more then, and the disk be opened again.
+    /// [`DiskError::Argument`] for a range that is not there, others when it cannot be written, or something that was
+    /// written together with it or before: nothing is written any more then, until the disk is opened again.
     pub fn write(&self, at: u64, part: Part) -> Outcome {
         let ended = || -> Arc<DiskError> {
             Arc::new(KeyError::Thread(std::io::ErrorKind::BrokenPipe.into()).into())
@@ -207,33 +207,45 @@ impl Writer {
         })
     }
 
+    /// Writes what is asked for. Once anything has failed, nothing succeeds any more: a failure is told once, by
+    /// whatever comes next, and nobody knows whose write it was.
     fn serve(&mut self, jobs: &Receiver<Job>) {
+        let mut outcome: Outcome = Ok(());
         while let Ok(first) = jobs.recv() {
-            let mut written = Vec::new();
+            let mut asked = Vec::new();
             let mut footer = None;
             for job in std::iter::once(first).chain(jobs.try_iter()) {
-                match self.write(job.at, &job.part) {
-                    Ok(found) => {
-                        footer = found.or(footer);
-                        written.push(job.done);
+                match self.on_disk(job.at, job.part.len()) {
+                    Ok(range) => {
+                        if outcome.is_ok() {
+                            let written = self.write(job.at, range, &job.part);
+                            outcome = written
+                                .map(|found| footer = found.or(footer))
+                                .map_err(Arc::new);
+                        }
+                        asked.push(job.done);
                     }
+                    // Nothing was begun of it.
                     Err(error) => drop(job.done.send(Err(Arc::new(error)))),
                 }
             }
-            let flushed = match written.is_empty() {
-                true => Ok(()),
-                false => self.finish(footer).map_err(Arc::new),
-            };
-            for done in written {
+            if outcome.is_ok() && !asked.is_empty() {
+                outcome = self.finish(footer).map_err(Arc::new);
+            }
+            for done in asked {
                 // Who does not wait any more need not know.
-                let _ = done.send(flushed.clone());
+                let _ = done.send(outcome.clone());
             }
         }
     }
 
-    /// Writes a part; whether what it has of the footer is right, if it has anything.
-    fn write(&mut self, at: u64, part: &Part) -> Result<Option<bool>, DiskError> {
-        let range = self.on_disk(at, part.len())?;
+    /// Writes a part, of which `range` is on the disk; whether what it has of the footer is right, if it has anything.
+    fn write(
+        &mut self,
+        at: u64,
+        range: Range<u64>,
+        part: &Part,
+    ) -> Result<Option<bool>, DiskError> {
         let on_disk = range.end - range.start;
         let is_all = on_disk == part.len();
         match part {
@@ -297,5 +309,62 @@ impl Writer {
         lock.write(&header, &self.key)?;
         self.header.upload = upload;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::Cancel;
+    use crate::lifecycle::create::{CreateRequest, create};
+
+    fn ask(jobs: &Sender<Job>, at: u64, part: Part) -> Receiver<Outcome> {
+        let (done, outcome) = channel();
+        jobs.send(Job { at, part, done }).unwrap();
+        outcome
+    }
+
+    /// The data file cannot be written to. Writing zeros needs the map alone, and is told what failed before.
+    #[test]
+    fn a_failure_that_another_part_was_told_of_is_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let installation = Arc::new(Installation::open(&dir.path().join("state")).unwrap());
+        let request = CreateRequest {
+            name: "d".into(),
+            size: Some(1 << 20),
+            source: None,
+            disk_encryption_set: None,
+            sector_size: 4096,
+            logical_sector_size: None,
+            data_dir: None,
+        };
+        create(&installation, &request, &Cancel::default(), |_| |_| {}).unwrap();
+        let disk = Disk::find(&installation, "d").unwrap();
+        let found = disk.header_file().unwrap().read().unwrap();
+        let (header, deks) = disk.unlock_all(&installation, found).unwrap();
+        let data = disk.layer_paths(header.top().unwrap()).data;
+        let begin = Begin {
+            installation: Arc::clone(&installation),
+            claim: LayerFile::open_to_read(&data).unwrap(),
+            runtime_dir: dir.path().join("none"),
+            disk,
+            deks,
+        };
+        let (jobs, to_do) = channel();
+        let bytes = Part::Bytes(Zeroizing::new(vec![1; 4096]));
+        // One batch: they are there before anything is done.
+        let written = ask(&jobs, 0, bytes);
+        let told = ask(&jobs, 4096, Part::Zeros(4096));
+        let beyond = ask(&jobs, 1 << 30, Part::Zeros(4096));
+        std::thread::scope(|scope| {
+            scope.spawn(move || begin.serve(header, &to_do));
+            assert!(written.recv().unwrap().is_err(), "it is not written");
+            assert!(told.recv().unwrap().is_err());
+            let beyond = beyond.recv().unwrap().unwrap_err();
+            assert!(matches!(*beyond, DiskError::Argument(_)), "{beyond}");
+            let later = ask(&jobs, 8192, Part::Zeros(4096));
+            assert!(later.recv().unwrap().is_err());
+            drop(jobs);
+        });
     }
 }
