@@ -218,7 +218,11 @@ impl Claimed {
             .read()
             .and_then(|h| h.authenticate_by(&self.key))
             .map_err(DiskError::from)?;
-        disk.sweep_gone(&newest);
+        if !newest.gone.is_empty() {
+            // A power cut must not bring back a header that names what is removed.
+            lock.settle().map_err(DiskError::from)?;
+            disk.sweep_gone(&newest);
+        }
         let geometry = disks::geometry(&newest, &self.top)?;
         check_data_file(self.files.data.file(), &geometry).map_err(DiskError::from)?;
         let left = left(disk, &newest, options)?;

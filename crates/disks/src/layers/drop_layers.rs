@@ -54,6 +54,8 @@ pub(super) fn drop_layers(
         layer_files::note_gone(disk.directory(), &old, &mut new);
         let from_top: Vec<_> = old.layers.iter().rev().map(|layer| layer.id).collect();
         deks.retain_lower(|index| !goes(&from_top[index]));
+        // The first write would begin with that, while the disk's user waits.
+        lock.make_durable()?;
         volume.quiesce(&old)?;
         write_quiesced(&mut lock, volume, &new, deks.top())?;
         volume.swap(NewLayers {
@@ -68,6 +70,9 @@ pub(super) fn drop_layers(
                 log::error!("{error}");
             }
         }
+    } else {
+        // A power cut must not bring back a header that names them.
+        lock.settle()?;
     }
     drop(lock);
     for layer in layers {

@@ -163,6 +163,9 @@ fn forget(installation: &Installation, holder: &Disk, layer: Uuid) -> Result<(),
     if new.layers != old.layers {
         verify_covered(holder, &old, |at| old.layers[at].id == layer)?;
         lock.write_both(&new, &dek)?;
+    } else {
+        // A power cut must not bring back a header that names it.
+        lock.settle()?;
     }
     drop(lock);
     layer_files::remove(holder.directory(), layer)

@@ -73,6 +73,8 @@ pub(super) fn push_locked(
     let paths = disk.layer_paths(&layer);
     let made = make_files(disk, &new, &layer, &paths)
         .and_then(|claim| before(&old, &deks).map(|()| claim));
+    // The first write would begin with that, while the disk's user waits.
+    let made = made.and_then(|claim| Ok(lock.make_durable().map(|()| claim)?));
     let quiesced = made.and_then(|claim| volume.quiesce(&old).map(|()| claim));
     let claim = match quiesced {
         Ok(claim) => claim,
@@ -154,7 +156,8 @@ pub(super) fn write_quiesced(
             volume.resume();
             Err(error)
         }
-        // It was written and may not be durable. Nothing may be written under it before it is.
+        // It was written and may not be durable. Nothing may be written under it before it is. The same copy is
+        // written again before the other one.
         Ok(true) if lock.write(new, dek).is_ok() => Ok(()),
         Ok(true) | Err(_) => {
             volume.end();
