@@ -7,6 +7,7 @@ use installation::catalog::{
 };
 use installation::envelope::ResourceKind;
 use installation::{Installation, InstallationError};
+use test_support::seccomp::with_failing_syncs;
 use vault::{AttributeChange, KeySize, NewKey, Permissions, VaultErrorCode, VaultSettings};
 
 struct Fixture {
@@ -186,6 +187,69 @@ fn a_new_key_wraps_the_sets_disks_or_nothing_changes() {
 
     let error = delete(installation, "set").err().unwrap();
     assert!(error.to_string().contains("'disk'"), "{error}");
+}
+
+/// The page cache has the new wrapping, and storage may have the old one only.
+#[test]
+fn a_rotation_is_not_done_while_headers_cannot_be_synced() {
+    let fixture = Fixture::new();
+    let installation = &fixture.installation;
+    fixture.create(&url("k"), None).unwrap();
+    let vault = installation.vault("myvault").unwrap();
+    let id = installation.identity(Some("set")).unwrap().object_id;
+    let operator = installation.operator();
+    vault
+        .set_policy(&operator, id, &Permissions::for_disks())
+        .unwrap();
+    let request = crate::CreateRequest {
+        name: "disk".into(),
+        size: Some(1 << 20),
+        source: None,
+        disk_encryption_set: Some("set".into()),
+        sector_size: 4096,
+        logical_sector_size: None,
+        data_dir: None,
+    };
+    crate::create(installation, &request, &Cancel::default(), |_| |_| ()).unwrap();
+    let (old, new) = (url("k"), url("l"));
+    let to_new = || {
+        let change = DesChange {
+            key_url: Some(&new),
+            ..DesChange::default()
+        };
+        update(installation, "set", &change).unwrap()
+    };
+    let is_safe = || {
+        let key = vault::KeyId {
+            name: "k".into(),
+            version: None,
+        };
+        let asked = what_if_disabled(installation, "myvault", &key).unwrap();
+        let asked = asked.safety;
+        let seen = Dependencies::look(installation).unwrap();
+        let seen = seen.without(installation, &Loss::Key(old.clone())).unwrap();
+        let both = [asked.safe_to_disable, seen.safety.safe_to_disable];
+        both.map(|answer| answer != SafeToDisable::No)
+    };
+    assert_eq!(is_safe(), [false, false]);
+    with_failing_syncs("header", |syncs| {
+        // That of the header as it was, which is synced again before anything else.
+        syncs.allow(1);
+        assert_eq!(to_new().left.len(), 1);
+        assert_eq!(is_safe(), [false, false]);
+        let again = to_new();
+        assert_eq!(again.left.len(), 1, "nothing is left to be done");
+        assert_eq!(is_safe(), [false, false]);
+        syncs.allow_all();
+        assert!(to_new().left.is_empty());
+    });
+    assert_eq!(is_safe(), [true, true]);
+    let disk = installation.catalog().disk("disk").unwrap().record;
+    assert!(
+        disk.layers
+            .iter()
+            .all(|used| used.key_url.starts_with(&new))
+    );
 }
 
 #[test]

@@ -63,7 +63,7 @@ pub struct VersionInUse {
 
 /// What uses keys for something: itself with the key of its top layer, then, with another key each,
 /// layers beneath. Where its header cannot be read, or is another disk's, the catalog's row counts,
-/// and both where they differ.
+/// and both where they differ. So do both copies of a header: a sync may have failed, and storage has one of them.
 fn users_of(disk: &DiskView, row: Option<&DiskRecord>) -> Vec<KeyUser> {
     let mut users: Vec<KeyUser> = vec![KeyUser {
         kind: disk.kind,
@@ -82,10 +82,11 @@ fn users_of(disk: &DiskView, row: Option<&DiskRecord>) -> Vec<KeyUser> {
             key_url: key_url.into(),
         })
     });
+    let by_any_copy = disk.key_uses.iter().rev().cloned();
     let by_catalog = row
         .into_iter()
         .flat_map(|row| row.layers.iter().rev().cloned());
-    for layer in by_header.chain(by_catalog) {
+    for layer in by_header.chain(by_any_copy).chain(by_catalog) {
         let same = |user: &KeyUser| {
             same_key_url(&user.key_url, &layer.key_url)
                 && user.disk_encryption_set_id == layer.disk_encryption_set

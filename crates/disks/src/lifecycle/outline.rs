@@ -89,8 +89,8 @@ fn of_row(
     buffer: &mut HeaderBuffer,
 ) -> Result<Outline, DiskError> {
     let header = unverified_header(&row.record.directory, buffer);
-    let header = header.map(UnverifiedHeader::into_claims);
     let record = reconcile_by(installation, row, header.as_ref().ok())?;
+    let header = header.map(UnverifiedHeader::into_claims);
     Ok(of(&record, header, granted.until(record.id)))
 }
 

@@ -14,13 +14,16 @@ use uuid::Uuid;
 
 use crate::des::record_forgotten;
 use crate::lifecycle::new_resource::ready_row;
-use crate::resource::directory::header_claims;
+use crate::resource::directory::{header_claims, unverified_header};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
+use crate::resource::reconcile::described_as_found;
 use installation::Installation;
 use installation::catalog::{CatalogError, Change, DepartedKey, DepartedRecord, Departure, Kind};
-use installation::envelope::{EnvelopeError, HeaderPayload, LayerRecord, ResourceKind};
+use installation::envelope::{
+    EnvelopeError, HeaderBuffer, HeaderPayload, LayerRecord, ResourceKind,
+};
 use vault::same_key_url;
 use volume::store::LayerFile;
 
@@ -43,9 +46,10 @@ pub fn unregister(
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         _ => Some(claim_settled(installation, &disk, runtime_dir)?),
     };
-    let header = header_claims(&directory).ok();
-    let header = header.filter(|header| header.disk == row.record.id);
-    let header = header.map(|header| ready_row(&header, &directory));
+    let header = unverified_header(&directory, &mut HeaderBuffer::default()).ok();
+    let header = header.filter(|found| found.claims().disk == row.record.id);
+    let header =
+        header.map(|found| described_as_found(&ready_row(found.claims(), &directory), &found));
     let reason = match header {
         Some(_) => Departure::Unregistered,
         None => Departure::UnregisteredUnseen,

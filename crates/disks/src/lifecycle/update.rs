@@ -164,7 +164,8 @@ impl NewKey<'_> {
 }
 
 /// Wraps the DEKs of those layers anew that are under the set of the key, whose ever the disk is. A
-/// disk that has none any more, or whose are wrapped by the key already, is left alone: false then.
+/// disk that has none any more, or whose are wrapped by the key already, is left alone: false then. Storage has its
+/// header in any case, in both copies.
 ///
 /// # Errors
 /// As [`update`].
@@ -176,7 +177,7 @@ pub fn rewrap(
 ) -> Result<bool, DiskError> {
     let disk = Disk::of_kind(installation, kind, name)?;
     let file = disk.header_file()?;
-    let lock = file.lock()?;
+    let mut lock = file.lock()?;
     let found = lock.read()?;
     let claims = found.claims();
     disk.check_identity(claims)?;
@@ -187,6 +188,8 @@ pub fn rewrap(
     };
     let layers: Vec<Uuid> = claims.layers.iter().filter(stale).map(|l| l.id).collect();
     if layers.is_empty() {
+        // Whoever wrapped them may have been told that storage does not have it.
+        lock.settle()?;
         drop(lock);
         disk.note(installation)?;
         return Ok(false);
@@ -327,9 +330,13 @@ fn code_of(error: &DiskError) -> String {
 /// A row that names the sets that the header is going to, which cannot be deleted from then on, and
 /// the keys that wrap the layers until it does.
 fn pinned(row: &DiskRecord, header: &Header) -> DiskRecord {
+    let mut layers = layer_uses(header);
+    let until_then = row.layers.iter().filter(|used| !layers.contains(used));
+    let until_then: Vec<_> = until_then.cloned().collect();
+    layers.extend(until_then);
     DiskRecord {
         disk_encryption_set: header.disk_encryption_set.clone(),
-        layers: layer_uses(header),
+        layers,
         ..row.clone()
     }
 }

@@ -16,12 +16,14 @@ use crate::resource::directory::{layer_paths, unverified_header};
 use crate::resource::error::DiskError;
 use crate::resource::failed_sync::synced_file;
 use crate::resource::lookup::lookup;
-use crate::resource::reconcile::{described, reconcile_by};
+use crate::resource::reconcile::{described_as_found, reconcile_by};
 use crate::resource::session::is_of_this_boot;
 use crate::resource::staging::sweep;
 use crate::resource::{extents, open};
 use installation::Installation;
-use installation::catalog::{CatalogError, DiskRecord, DiskState, EncryptionType, Stored};
+use installation::catalog::{
+    CatalogError, DiskRecord, DiskState, EncryptionType, LayerUse, Stored,
+};
 use installation::envelope::{
     CloneSource, Envelope, EnvelopeError, FailedSync, HeaderBuffer, HeaderPayload, Job,
     LayerRecord, ResourceKind, Session, UnverifiedHeader,
@@ -95,6 +97,9 @@ pub struct DiskView {
     /// Whether one of the two copies of the header cannot be read.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lost_header_copy: bool,
+    /// All keys that wrap a layer of it, by any copy of its header or by the catalog's row.
+    #[serde(skip)]
+    pub(crate) key_uses: Vec<LayerUse>,
 }
 
 impl DiskView {
@@ -236,7 +241,7 @@ pub fn look(installation: &Installation) -> Result<Vec<DiskView>, CatalogError> 
         let header = unverified_header(&row.record.directory, &mut buffer);
         match &header {
             Ok(found) if found.claims().disk == row.record.id => {
-                let record = described(&row.record, found.claims());
+                let record = described_as_found(&row.record, found);
                 view_by(&record, header, &granted)
             }
             _ => view_by(&row.record, header, &granted),
@@ -298,8 +303,7 @@ fn view(
     buffer: &mut HeaderBuffer,
 ) -> Result<DiskView, CatalogError> {
     let header = unverified_header(&row.record.directory, buffer);
-    let claims = header.as_ref().ok().map(UnverifiedHeader::claims);
-    let record = reconcile_by(installation, row, claims)?;
+    let record = reconcile_by(installation, row, header.as_ref().ok())?;
     Ok(view_by(&record, header, granted))
 }
 
@@ -378,6 +382,7 @@ fn view_by(
         layers,
         problem,
         lost_header_copy,
+        key_uses: record.layers.clone(),
     }
 }
 

@@ -7,6 +7,7 @@ use crate::resource::lookup::lookup;
 use installation::Installation;
 use installation::catalog::{CatalogError, DiskRecord, DiskState, LayerUse, Stored};
 use installation::envelope::{HeaderBuffer, HeaderPayload, UnverifiedHeader};
+use vault::same_key_url;
 
 impl Disk {
     /// Has the catalog say what the disk's header says.
@@ -42,11 +43,7 @@ fn reconcile_one(
     buffer: &mut HeaderBuffer,
 ) -> Result<(), CatalogError> {
     let header = unverified_header(&row.record.directory, buffer).ok();
-    reconcile_by(
-        installation,
-        row,
-        header.as_ref().map(UnverifiedHeader::claims),
-    )?;
+    reconcile_by(installation, row, header.as_ref())?;
     Ok(())
 }
 
@@ -54,12 +51,12 @@ fn reconcile_one(
 pub(crate) fn reconcile_by(
     installation: &Installation,
     row: Stored<DiskRecord>,
-    claims: Option<&HeaderPayload>,
+    found: Option<&UnverifiedHeader>,
 ) -> Result<DiskRecord, CatalogError> {
-    let Some(claims) = claims.filter(|claims| claims.disk == row.record.id) else {
+    let Some(found) = found.filter(|found| found.claims().disk == row.record.id) else {
         return Ok(row.record);
     };
-    let record = described(&row.record, claims);
+    let record = described_as_found(&row.record, found);
     if record == row.record {
         return Ok(record);
     }
@@ -77,6 +74,24 @@ pub(crate) fn reconcile_by(
         }
         Err(e) => Err(e),
     }
+}
+
+/// A row with what the header says that was found, and with the keys that another copy of it names: that one may be all
+/// that storage has.
+pub(crate) fn described_as_found(record: &DiskRecord, found: &UnverifiedHeader) -> DiskRecord {
+    let mut record = described(record, found.claims());
+    let others = found.others().iter();
+    let others = others.filter(|other| other.disk == found.claims().disk);
+    for used in others.flat_map(layer_uses) {
+        let is_known = |known: &LayerUse| {
+            known.disk_encryption_set == used.disk_encryption_set
+                && same_key_url(&known.key_url, &used.key_url)
+        };
+        if !record.layers.iter().any(is_known) {
+            record.layers.push(used);
+        }
+    }
+    record
 }
 
 /// A row with what the header says.
