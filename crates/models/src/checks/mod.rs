@@ -11,7 +11,10 @@ pub use map::{
     nothing_is_called_durable_that_is_not, two_that_load_a_chunk_see_all_of_it,
     what_a_dead_process_changed_is_flushed_by_the_next, what_is_changed_is_flushed,
 };
-pub use marks::{a_failed_mark_gives_all_back, marks_exclude_each_other};
+pub use marks::{
+    a_block_that_is_wanted_is_had_in_the_end, a_failed_mark_gives_all_back,
+    all_who_want_blocks_get_them, marks_exclude_each_other, nobody_who_gives_up_keeps_others_out,
+};
 pub use meeting::helpers_use_a_job_only_while_it_is_there;
 pub use writes::a_flush_knows_how_durable_writes_before_it_ended;
 
