@@ -33,6 +33,10 @@ const BURST: u64 = (OWN_BUFFERS * BUFFER_LEN) as u64;
 /// Blocks that are zeroed before commands and completions are looked at, which takes a millisecond or two.
 pub(super) const ZERO_BURST: u64 = 16384;
 
+/// Bytes that are read or written without an operation before commands and completions are looked at, which takes a
+/// millisecond or two, and some 50 without AES instructions. Else a guest could have a queue do so for minutes.
+const AT_ONCE_BURST: u64 = 4 << 20;
+
 /// A request under way.
 pub(super) struct Request {
     name: MustComplete<NamedRequest>,
@@ -487,6 +491,11 @@ impl<S: Store> Pipeline<S> {
 
     pub(super) fn is_burst_over(&self) -> bool {
         self.burst >= BURST
+    }
+
+    /// Notes that so many bytes were read or written without an operation, which takes time all the same.
+    pub(super) fn done_at_once(&mut self, bytes: u64) {
+        self.burst += bytes * BURST / AT_ONCE_BURST;
     }
 
     /// Notes that so many blocks were zeroed, which takes no operation but time.

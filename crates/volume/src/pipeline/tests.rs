@@ -11,7 +11,7 @@ use super::*;
 use crate::store::{ReadAt, Store, StoreCompletion, StoreOp, Tag};
 use crate::{BlockState, Geometry, LayerMap, Volume, format};
 use keys::Dek;
-use keys::units::{BLOCK_SIZE, ByteOffset};
+use keys::units::{BLOCK_SIZE, ByteOffset, LayerIndex};
 use xts::{CipherStack, DataUnit, SharedSlice};
 
 /// Completes everything at once.
@@ -20,11 +20,18 @@ struct Instant {
     done: VecDeque<StoreCompletion>,
     /// It tells of one operation at a look.
     one_by_one: bool,
+    /// What a data file on tmpfs is mapped as.
+    mapping: Vec<u8>,
 }
 
 impl Store for Instant {
     fn alignment(&self) -> u64 {
         512
+    }
+
+    fn mapped(&self, _: LayerIndex, at: u64, len: usize) -> Option<NonNull<u8>> {
+        let bytes = self.mapping.get(at as usize..at as usize + len)?;
+        Some(NonNull::from(bytes).cast())
     }
 
     fn has_room(&self) -> bool {
@@ -256,4 +263,41 @@ fn what_waits_in_a_pipeline_that_ends_wants_nothing_any_more() {
     drop(pipeline);
     marks.release(marks.try_shared(0..1).expect("nobody wants it any more"));
     marks.release(busy);
+}
+
+/// Commands are looked at again and again while a guest reads what needs no operation: what was never written, and
+/// what is in memory.
+#[test]
+fn reads_without_operations_are_done_in_slices() {
+    const LEN: usize = 16 << 20;
+    const READS: usize = 2;
+    for is_mapped in [false, true] {
+        let mut pipeline = pipeline(GIB);
+        if is_mapped {
+            let blocks = 0..LEN as u64 / BLOCK_SIZE;
+            pipeline.store_mut().mapping = vec![0; LEN];
+            assert!(pipeline.volume.map().ensure(blocks.clone()).unwrap());
+            pipeline.volume.map().set_data(blocks);
+        }
+        let mut memory = vec![1; LEN];
+        let mut finished = Vec::new();
+        for _ in 0..READS {
+            pipeline.submit(with_memory(RequestKind::Read, 0, &mut memory));
+            pipeline.take_finished(&mut finished);
+        }
+        assert!(finished.is_empty(), "32 MiB in one turn");
+        let mut turns = 0;
+        while finished.len() < READS {
+            assert!(pipeline.is_between_bursts());
+            pipeline.poll();
+            pipeline.take_finished(&mut finished);
+            turns += 1;
+        }
+        assert!((4..100).contains(&turns), "{turns} turns");
+        assert!(pipeline.is_idle());
+        for done in finished {
+            assert!(done.take().1.is_ok());
+        }
+        assert!(is_mapped || memory.iter().all(|byte| *byte == 0));
+    }
 }
