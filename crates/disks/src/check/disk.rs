@@ -85,7 +85,7 @@ pub fn check(
         }
     };
     report.disk_size_bytes = Some(claims.size);
-    let claim = match disk.claim_to_look(&claims) {
+    let claim = match disk.claim_to_look(&lock) {
         Err(DiskError::Pipeline(error)) => {
             report.damage("data", error);
             return Ok(report);

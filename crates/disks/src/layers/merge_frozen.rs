@@ -156,7 +156,7 @@ impl<'a> Upper<'a> {
 fn forget(installation: &Installation, holder: &Disk, layer: Uuid) -> Result<(), DiskError> {
     let file = holder.header_file()?;
     let mut lock = file.lock()?;
-    let _claim = holder.claim(lock.read()?.claims())?;
+    let _claim = holder.claim_under(&lock)?;
     let (old, dek) = holder.unlock(installation, lock.read()?)?;
     let mut new = without(&old, |id| *id == layer);
     layer_files::note_gone(holder.directory(), &old, &mut new);

@@ -45,7 +45,7 @@ pub fn copy<P: FnMut(u64)>(
     }
     let disk = Disk::find(installation, name)?;
     let file = disk.header_file()?;
-    let claim = disk.claim(file.read()?.claims())?;
+    let claim = disk.claim()?;
     disk.settle(installation, &claim, runtime_dir)?;
     // From here on nobody re-wraps it either: the header is copied as it is.
     let lock = file.lock()?;
