@@ -1,10 +1,8 @@
 //! Deleting a disk, a snapshot or an image: its wrapped DEKs first.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use crate::resource::directory::header_claims;
 use crate::resource::disk::{Disk, TRIES, claim_data};
@@ -13,15 +11,11 @@ use crate::resource::erase::{
 };
 use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
-use crate::resource::staging::{is_current, lock_directory};
+use crate::resource::staging::{is_current, lock_patiently};
 use installation::Installation;
 use installation::catalog::{CatalogError, Change, DiskRecord, DiskState, Stored};
 use installation::envelope::ResourceKind;
 use volume::store::LayerFile;
-
-/// How long another command may have the directory, and how often that is looked for.
-const PATIENCE: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Deletes what is not in use. Its header is overwritten before any file is unlinked, so
 /// that the ciphertext is worthless at once, whatever becomes of its blocks; layers that others have
@@ -99,17 +93,6 @@ fn delete_found(
     }
 }
 
-/// As [`lock_directory`]. A command that cleans up has it for a moment, though nothing is to be cleaned up by now.
-fn lock_patiently(directory: &Path) -> io::Result<Option<File>> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match lock_directory(directory)? {
-            None if Instant::now() < deadline => std::thread::sleep(LOOK),
-            lock => return Ok(lock),
-        }
-    }
-}
-
 /// Claims the data of the layers that nobody else has, and the top layer in any case, which whoever
 /// uses or reads it has. What others have loses nothing but a name here.
 ///
@@ -157,7 +140,7 @@ fn own_data(record: &DiskRecord) -> Result<Vec<PathBuf>, DiskError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
