@@ -22,7 +22,8 @@ pub(super) fn hold(
     Ok((source, lock))
 }
 
-/// The same of one that was found. A merge that takes a layer from it is waited for, and so is a disk that is made of it.
+/// The same of one that was found. A merge that takes a layer from it is waited for, and so is whoever makes a
+/// disk of it.
 pub(super) fn hold_found(source: &Disk) -> Result<File, DiskError> {
     lock_patiently(source.directory())
         .map_err(DiskError::file("lock", source.directory()))?

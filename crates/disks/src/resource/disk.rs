@@ -110,11 +110,12 @@ impl Disk {
         self.unless_awaited(self.lock_top(header.claims(), open, ALONE)?)
     }
 
-    /// Claims the data of the top layer, unless `refuse` finds in the header what forbids that. Every claim is made here,
-    /// or under the header's lock.
+    /// Claims the data of the top layer, unless `refuse` finds in the header what forbids that. Every claim is
+    /// made here, or under the header's lock.
     ///
-    /// The header is read again when that file is locked. An attach that pushes a layer lets go of the one that was the
-    /// top, which is just what somebody may wait for who has read the header before: the guest uses another layer by then.
+    /// The header is read again when that file is locked. An attach that pushes a layer lets go of the one that
+    /// was the top, which is just what somebody may wait for who has read the header before: the guest uses
+    /// another layer by then.
     /// `found` is called before each attempt, for tests.
     fn claim_top(
         &self,
@@ -287,7 +288,8 @@ mod tests {
         })
     }
 
-    /// Whoever has the disk pushes a layer onto it when somebody else has read the header, and lets go of the one beneath.
+    /// Whoever has the disk pushes a layer onto it when somebody else has read the header, and lets go of the one
+    /// beneath.
     #[test]
     fn who_waits_for_a_disk_does_not_get_the_layer_that_was_its_top() {
         let dir = tempfile::tempdir().unwrap();
