@@ -54,7 +54,7 @@ fn die_after_a_write(host: &Host, runtime: &TempDir, disk: &str, offset: u64, pl
     let installation = host.installation();
     let disk = Disk::find(&installation, disk).unwrap();
     let file = disk.header_file().unwrap();
-    let claim = disk.claim(file.read().unwrap().claims()).unwrap();
+    let claim = disk.claim().unwrap();
     let (header, dek) = disk.unlock(&installation, file.read().unwrap()).unwrap();
     let top = header.top().unwrap();
     let geometry = disks::geometry(&header, top).unwrap();
@@ -513,8 +513,7 @@ fn a_disk_that_another_command_uses_does_not_grow() {
     host.ok(&["disk", "create", "d", "--size", "1MiB"]);
     let installation = host.installation();
     let disk = Disk::find(&installation, "d").unwrap();
-    let header = disk.header_file().unwrap().read().unwrap();
-    let claim = disk.claim(header.claims()).unwrap();
+    let claim = disk.claim().unwrap();
     let resize = ["disk", "resize", "d", "--size", "40MiB"];
     host.refused_with("OperationNotAllowed", &[&resize[..], &options].concat());
     drop(claim);

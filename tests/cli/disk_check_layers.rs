@@ -30,8 +30,7 @@ impl Layered {
         host.ok(&["disk", "create", "d", "--source", text(&raw)]);
         let installation = host.installation();
         let disk = Disk::find(&installation, "d").unwrap();
-        let header = disk.header_file().unwrap().read().unwrap();
-        let claim = disk.claim(header.claims()).unwrap();
+        let claim = disk.claim().unwrap();
         let snapshot = LayerOp::CreateSnapshot(SnapshotRequest {
             kind: ResourceKind::Snapshot,
             name: "s".into(),

@@ -208,8 +208,7 @@ fn a_disk_is_read_back_by_what_the_document_says() {
 fn push_and_write(host: &Host, name: &str, snapshot: &str, at: u64, bytes: &[u8]) {
     let installation = host.installation();
     let disk = Disk::find(&installation, name).unwrap();
-    let header = disk.header_file().unwrap().read().unwrap();
-    let claim = disk.claim(header.claims()).unwrap();
+    let claim = disk.claim().unwrap();
     let snapshot = LayerOp::CreateSnapshot(SnapshotRequest {
         kind: ResourceKind::Snapshot,
         name: snapshot.into(),

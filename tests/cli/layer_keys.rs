@@ -32,8 +32,7 @@ impl Owners {
         host.ok(&[&create[..], &["--disk-encryption-set", "golden"]].concat());
         let installation = host.installation();
         let base = Disk::find(&installation, "base").unwrap();
-        let header = base.header_file().unwrap().read().unwrap();
-        let claim = base.claim(header.claims()).unwrap();
+        let claim = base.claim().unwrap();
         let snapshot = LayerOp::CreateSnapshot(SnapshotRequest {
             kind: ResourceKind::Image,
             name: "image".into(),

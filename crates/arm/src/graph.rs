@@ -1,9 +1,10 @@
-//! As much of Microsoft Graph as Azure's clients read: who somebody is.
+//! As much of Microsoft Graph as Azure's clients ask for: who somebody is, and applications.
 
 use serde_json::{Value, json};
 use server::FrontReply;
 use uuid::Uuid;
 
+use crate::applications;
 use crate::call::Call;
 use crate::error::ArmError;
 use crate::identities::{PrincipalView, Principals, find, named};
@@ -15,7 +16,7 @@ const IDS: usize = 1000;
 /// Answers a request whose path begins with the version.
 ///
 /// # Errors
-/// 400, 404.
+/// Every refusal.
 pub fn answer(call: &Call<'_>, words: &[String]) -> Result<FrontReply, ArmError> {
     let words: Vec<String> = words.iter().map(|word| word.to_ascii_lowercase()).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -27,12 +28,25 @@ pub fn answer(call: &Call<'_>, words: &[String]) -> Result<FrontReply, ArmError>
         )),
         ("GET", ["serviceprincipals"]) => service_principals(call),
         ("GET", ["serviceprincipals", id]) => one(call, id),
-        ("GET", ["users" | "groups" | "applications"]) => Ok(list(Vec::new(), None)),
+        ("GET", ["users" | "groups"]) => Ok(list(Vec::new(), None)),
         ("POST", ["directoryobjects", "getbyids"]) => by_ids(call),
+        ("GET", ["applications"]) => applications::all(call),
+        ("GET", ["applications", id]) => applications::one(call, id),
+        ("POST", ["applications"]) => applications::create(call),
+        ("POST", ["serviceprincipals"]) => applications::create_principal(call),
+        // Both are one here.
+        ("PATCH", ["applications" | "serviceprincipals", id]) => applications::patch(call, id),
+        ("DELETE", ["applications" | "serviceprincipals", id]) => applications::delete(call, id),
+        ("POST", ["applications" | "serviceprincipals", id, "addpassword"]) => {
+            applications::add_password(call, id)
+        }
+        ("POST", ["applications" | "serviceprincipals", id, "removepassword"]) => {
+            applications::remove_password(call, id)
+        }
         _ => Err(ArmError::new(
             404,
             "Request_ResourceNotFound",
-            "The resource does not exist: of Graph there are service principals here, and getByIds.",
+            "The resource does not exist: of Graph there are service principals, applications and getByIds here.",
         )),
     }
 }
@@ -43,11 +57,8 @@ fn service_principals(call: &Call<'_>) -> Result<FrontReply, ArmError> {
         .iter()
         .find_map(|field| filter.value_of(field));
     let Some(wanted) = wanted else {
-        return Err(ArmError::new(
-            400,
-            "Request_UnsupportedQuery",
-            "Service principals are asked for by a $filter of servicePrincipalNames, appId, id or displayName.",
-        ));
+        let found = applications::matching(call, false)?.into_iter();
+        return Ok(list(found.map(|found| view(&found.into())).collect(), None));
     };
     // az's name for whoever has logged in with a managed identity.
     let found = match wanted {
@@ -95,16 +106,24 @@ fn by_ids(call: &Call<'_>) -> Result<FrontReply, ArmError> {
     Ok(list(found, None))
 }
 
-fn view(principal: &PrincipalView) -> Value {
+/// A service principal.
+pub fn view(principal: &PrincipalView) -> Value {
     // az shows the first name of each; a set that has asked for no token yet has no client id.
     let id = principal.client_id.unwrap_or(principal.object_id);
+    let application = principal.application.as_ref();
+    let kind = match application {
+        Some(_) => "Application",
+        None => "ManagedIdentity",
+    };
     json!({
         "@odata.type": "#microsoft.graph.servicePrincipal",
         "id": principal.object_id,
         "appId": id,
         "displayName": principal.name,
-        "servicePrincipalType": "ManagedIdentity",
+        "servicePrincipalType": kind,
         "servicePrincipalNames": [id],
         "accountEnabled": true,
+        "passwordCredentials": application.map_or_else(Vec::new, applications::passwords),
+        "keyCredentials": [],
     })
 }

@@ -18,6 +18,8 @@ pub struct PrincipalView {
     pub client_id: Option<Uuid>,
     /// Its name.
     pub name: String,
+    /// What it is as an application, if it is one.
+    pub application: Option<IdentityRecord>,
 }
 
 impl From<IdentityRecord> for PrincipalView {
@@ -26,6 +28,7 @@ impl From<IdentityRecord> for PrincipalView {
             object_id: record.object_id,
             client_id: Some(record.client_id),
             name: record.owner.name().into(),
+            application: record.is_application.then_some(record),
         }
     }
 }
@@ -69,6 +72,7 @@ impl<'a> Principals<'a> {
             object_id,
             client_id: None,
             name: name.clone(),
+            application: None,
         }))
     }
 }

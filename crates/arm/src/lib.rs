@@ -20,6 +20,7 @@
 //! | `deployments` | Templates, each resource of which is a request of its own |
 //! | `operations` | What outlives its request, and the server |
 //! | `roles` | Who may do what |
+//! | `applications` | Graph's applications and their passwords |
 //! | `locks`, `locked` | What nobody may do |
 //! | `access` | Access over the network to the data of disks |
 //!
@@ -27,6 +28,7 @@
 
 mod access;
 mod api;
+mod applications;
 mod audit;
 mod call;
 mod changing;

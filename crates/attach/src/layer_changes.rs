@@ -74,7 +74,7 @@ impl LayerChanges<'_> {
     /// [`DiskError::InUse`] and [`DiskError::Awaited`]: whoever has the disk goes on with it. Others, after which it can
     /// be gone on with.
     pub fn go_on(&self, disk: &Disk) -> Result<(), DiskError> {
-        let claim = disk.claim(disk.header_file()?.read()?.claims())?;
+        let claim = disk.claim()?;
         disk.refuse_granted(self.installation)?;
         let mut volume = Unattached::settled(self.installation, disk, claim, self.runtime_dir)?;
         let (installation, cancel) = (self.installation, self.cancel);
@@ -119,7 +119,7 @@ impl LayerChanges<'_> {
     fn holder(&self, disk: &Disk, op: &LayerOp) -> Result<Holder, DiskError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let claimed = disk.claim(disk.header_file()?.read()?.claims());
+            let claimed = disk.claim();
             disk.refuse_granted(self.installation)?;
             let in_use = match claimed {
                 Ok(claim) => return Ok(Holder::Us(claim)),

@@ -18,11 +18,13 @@
 //! # Locks
 //!
 //! * Whoever uses a disk's data, attached or offline, holds an exclusive `flock` of the top layer's
-//!   data file ([`Disk::claim`]). Whoever reads a snapshot or an image holds a shared one of its top
+//!   data file ([`Disk::claim`]), which the header still names as the top one when it is locked: an attach
+//!   that pushes a layer lets go of the one beneath. Whoever reads a snapshot or an image holds a shared one of its top
 //!   layer's; whoever deletes it, or takes a layer from it, holds it exclusively.
 //! * Updates of the header serialise by `flock` on the header file; they need no claim, so a disk
 //!   is re-wrapped while attached.
-//! * Whoever makes or deletes a disk holds a `flock` of its directory.
+//! * Whoever makes or deletes a disk holds a `flock` of its directory; so does whoever makes something of a snapshot or an
+//!   image, or takes a layer from it.
 //! * An attach that waits for the disk holds a `flock` of the file `awaited` ([`Disk::await_it`]); nobody but an attach
 //!   claims the disk meanwhile.
 

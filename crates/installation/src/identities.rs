@@ -46,25 +46,29 @@ impl Installation {
         &self,
         name: &str,
     ) -> Result<(IdentityRecord, IdentitySecret), InstallationError> {
-        check_name(name)?;
-        let catalog = self.catalog();
-        catalog.refuse_locked(Kind::Identity, name, Change::Write)?;
-        if self.catalog().identity(name).is_ok() {
-            let (kind, name) = (Kind::Identity, name.into());
-            return Err(CatalogError::Exists { kind, name }.into());
-        }
         let client_id = Uuid::new_v4();
         let (secret, hash) = new_secret(client_id)?;
         let record = IdentityRecord {
-            object_id: Uuid::new_v4(),
             client_id,
-            owner: IdentityOwner::Named(name.into()),
             secret_hash: Some(hash),
-            created: OffsetDateTime::now_utc(),
+            ..nobody(name)
         };
-        let intent = identity_record("IdentityCreate", &record, &self.operator());
-        self.recorded_identity(intent, || Ok(self.catalog().insert_identity(&record)?))?;
+        self.insert_identity(&record)?;
         Ok((record, secret))
+    }
+
+    /// Adds the identity of a user or a program.
+    pub(super) fn insert_identity(&self, record: &IdentityRecord) -> Result<(), InstallationError> {
+        let name = record.owner.name();
+        check_name(name)?;
+        let catalog = self.catalog();
+        catalog.refuse_locked(Kind::Identity, name, Change::Write)?;
+        if catalog.identity(name).is_ok() {
+            let (kind, name) = (Kind::Identity, name.into());
+            return Err(CatalogError::Exists { kind, name }.into());
+        }
+        let intent = identity_record("IdentityCreate", record, &self.operator());
+        self.recorded_identity(intent, || Ok(self.catalog().insert_identity(record)?))
     }
 
     /// The identity that `name` means: a user's name, or `disk-encryption-set/SET`.
@@ -111,7 +115,8 @@ impl Installation {
         let (secret, hash) = new_secret(identity.record.client_id)?;
         let intent = identity_record("IdentityResetSecret", &identity.record, &self.operator());
         self.recorded_identity(intent, || {
-            Ok(self.catalog().set_identity_secret(identity, &hash)?)
+            let catalog = self.catalog();
+            Ok(catalog.set_identity_secret(identity, Some(&hash), None)?)
         })?;
         Ok(secret)
     }
@@ -169,18 +174,37 @@ impl Installation {
         let given = sha256(secret.as_bytes());
         let expected = known.unwrap_or_default();
         let equal = aws_lc_rs::constant_time::verify_slices_are_equal(&given, &expected).is_ok();
-        Ok(found.filter(|_| equal && known.is_some()))
+        let now = OffsetDateTime::now_utc();
+        let is_good = |identity: &IdentityRecord| identity.secret_ends.is_none_or(|end| now < end);
+        Ok(found.filter(|identity| equal && known.is_some() && is_good(identity)))
+    }
+}
+
+/// A new identity of that name, which has no secret.
+pub(super) fn nobody(name: &str) -> IdentityRecord {
+    IdentityRecord {
+        object_id: Uuid::new_v4(),
+        client_id: Uuid::new_v4(),
+        owner: IdentityOwner::Named(name.into()),
+        secret_hash: None,
+        secret_ends: None,
+        is_application: false,
+        created: OffsetDateTime::now_utc(),
     }
 }
 
 /// The record of what is done with an identity.
-fn identity_record(operation: &str, identity: &IdentityRecord, caller: &Caller) -> AuditRecord {
+pub(super) fn identity_record(
+    operation: &str,
+    identity: &IdentityRecord,
+    caller: &Caller,
+) -> AuditRecord {
     AuditRecord::new(caller.object_id, &caller.origin, operation)
         .with_detail(format!("{} {}", identity.object_id, identity.owner))
 }
 
 /// `CLIENT_ID.RANDOM`: the first part finds the identity, the second proves it.
-fn new_secret(client_id: Uuid) -> Result<(IdentitySecret, [u8; 32]), InstallationError> {
+pub(super) fn new_secret(client_id: Uuid) -> Result<(IdentitySecret, [u8; 32]), InstallationError> {
     let mut random = Zeroizing::new([0; SECRET_LEN]);
     fill_random(random.as_mut_slice())
         .map_err(|e| VaultError::caused(VaultErrorCode::Internal, "no secret was made", e))?;
@@ -195,7 +219,10 @@ fn client_of(secret: &str) -> Option<Uuid> {
 }
 
 /// Azure's rule for names of user-assigned identities: 3 to 128 letters, digits, `-` and `_`.
-pub(super) fn check_name(name: &str) -> Result<(), InstallationError> {
+///
+/// # Errors
+/// For any other name.
+pub fn check_name(name: &str) -> Result<(), InstallationError> {
     let allowed = (3..=128).contains(&name.len())
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name

@@ -2,6 +2,7 @@
 //! their keys.
 
 mod access_tokens;
+mod applications;
 mod audit_records;
 pub mod backup;
 pub mod catalog;
@@ -28,7 +29,7 @@ pub use audit_records::{DesOperation, KeyEvent, code_of};
 pub use error::InstallationError;
 pub use federation::{AssertionError, Trust};
 pub use found_vaults::{FoundVaults, VaultsLock};
-pub use identities::{DeletedIdentity, IdentitySecret};
+pub use identities::{DeletedIdentity, IdentitySecret, check_name as check_identity_name};
 pub use installation::{Installation, RESTORING, default_state_dir, prepared_state_dir};
 pub use key_access::KeyAccess;
 pub use log_databases::{INSTALLATION_LOG, LogDatabase, vault_log_name};

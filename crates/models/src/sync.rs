@@ -160,7 +160,7 @@ macro_rules! atomic {
 }
 
 atomic!(AtomicBool, bool, []);
-atomic!(AtomicU32, u32, [fetch_add, fetch_sub]);
+atomic!(AtomicU32, u32, [fetch_add, fetch_sub, fetch_and, fetch_or]);
 atomic!(
     AtomicU64,
     u64,

@@ -135,8 +135,8 @@ impl Host {
     fn opened(&self, name: &str) -> DiskIo {
         let installation = self.installation();
         let disk = disks::Disk::find(&installation, name).unwrap();
+        let claim = disk.claim().unwrap();
         let found = disk.header_file().unwrap().read().unwrap();
-        let claim = disk.claim(found.claims()).unwrap();
         let (header, deks) = disk.unlock_all(&installation, found).unwrap();
         let paths = |layer: &LayerRecord| disk.layer_paths(layer);
         let top = header.top().unwrap();

@@ -85,7 +85,7 @@ pub use layer::{
 };
 pub use map::{BlockMap, Content, MapFile, Run};
 pub use mapped::{HeldWords, Mapped};
-pub use marks::{BlockMark, BlockMarks, MAX_BLOCKS};
+pub use marks::{BlockMark, BlockMarks, MAX_BLOCKS, Wanted};
 pub use runtime::{CacheMode, Found, RuntimeMap, boot_id};
 pub use stack::{LayerMap, LowerLayer, Missing, Source, Volume};
 pub use state::BlockState;

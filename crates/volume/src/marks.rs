@@ -4,6 +4,12 @@
 //! it exclusively: filling the rest of a block around a smaller write, changing a block of a file that cannot
 //! take smaller writes, discarding, punching a hole. An operation that does not get all of its blocks gives
 //! back those that it got and tries again later, so there is no deadlock.
+//!
+//! Sharers that come before the last ones have gone could keep out for ever whoever is to have a block alone. So who
+//! was refused says that it wants the first of its blocks ([`BlockMarks::want_alone`]), and nobody begins to share that
+//! one until it has been had, or is not wanted any more. Who waits for another operation, instead of trying again,
+//! holds no mark: those that keep it out end by themselves. The slot has one bit for all who want its blocks; it falls
+//! with the first of them, and the others set it again when they try again.
 
 use std::fmt;
 use std::ops::Range;
@@ -17,8 +23,10 @@ const SLOTS: u64 = if cfg!(loom) { 4 } else { 1 << 16 };
 const IN_LINE: u64 = if cfg!(loom) { 1 } else { 16 };
 /// Blocks whose slots are in as many cache lines.
 const LINES: u64 = SLOTS / IN_LINE;
-/// A slot with this value is held exclusively; any other value counts the sharers.
-const EXCLUSIVE: u32 = u32::MAX;
+/// The slot is held exclusively. The bits beneath count the sharers.
+const EXCLUSIVE: u32 = 1 << 30;
+/// Somebody waits to hold it exclusively: nobody begins to share it.
+const WANTED: u32 = 1 << 31;
 
 /// The most blocks of one mark.
 pub const MAX_BLOCKS: u64 = 4096;
@@ -68,6 +76,21 @@ impl BlockMark {
     }
 }
 
+/// A block that somebody waits to have alone.
+#[derive(Debug, Clone, Copy)]
+struct WantedBlock(u64);
+
+impl fmt::Display for WantedBlock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "what wants block {} alone", self.0)
+    }
+}
+
+/// A block that nobody begins to share, until this is given to [`BlockMarks::want_alone`], which gets it, or to
+/// [`BlockMarks::want_no_more`].
+#[must_use = "a block that is wanted for ever ends the process"]
+pub struct Wanted(MustComplete<WantedBlock>);
+
 /// Reader-writer marks for ranges of blocks.
 pub struct BlockMarks {
     slots: Box<[AtomicU32]>,
@@ -86,6 +109,7 @@ impl BlockMarks {
     pub fn try_shared(&self, blocks: Range<u64>) -> Option<BlockMark> {
         let all = self.try_all(
             blocks.clone(),
+            // Neither bit is set.
             |held| (held < EXCLUSIVE - 1).then(|| held + 1),
             |slot| {
                 slot.fetch_sub(1, Ordering::Release);
@@ -98,9 +122,9 @@ impl BlockMarks {
     pub fn try_exclusive(&self, blocks: Range<u64>) -> Option<BlockMark> {
         let all = self.try_all(
             blocks.clone(),
-            |held| (held == 0).then_some(EXCLUSIVE),
+            |held| (held & !WANTED == 0).then_some(held | EXCLUSIVE),
             |slot| {
-                slot.store(0, Ordering::Release);
+                slot.fetch_and(!EXCLUSIVE, Ordering::Release);
             },
         );
         all.then(|| BlockMark::new(blocks, true))
@@ -118,6 +142,44 @@ impl BlockMarks {
             count /= 2;
         }
         None
+    }
+
+    /// As [`BlockMarks::try_exclusive_first`]. When not even the first block is free, nobody begins to share that one
+    /// any more: what comes back is to be given to the next try, which is to be made soon, or given up. `before` is
+    /// what the last try gave back.
+    ///
+    /// # Errors
+    /// The first block is in use.
+    pub fn want_alone(
+        &self,
+        blocks: Range<u64>,
+        before: Option<Wanted>,
+    ) -> Result<BlockMark, Wanted> {
+        let first = blocks.start;
+        if let Some(mark) = self.try_exclusive_first(blocks) {
+            if let Some(before) = before {
+                self.want_no_more(before);
+            }
+            return Ok(mark);
+        }
+        let wanted = match before {
+            Some(before) if before.0.get().0 == first => before,
+            before => {
+                if let Some(other) = before {
+                    self.want_no_more(other);
+                }
+                Wanted(MustComplete::new(WantedBlock(first)))
+            }
+        };
+        // Another who wanted a block of that slot may have taken the bit away.
+        self.slot(first).fetch_or(WANTED, Ordering::Relaxed);
+        Err(wanted)
+    }
+
+    /// The block is not waited for any more.
+    pub fn want_no_more(&self, wanted: Wanted) {
+        let WantedBlock(block) = wanted.0.complete();
+        self.slot(block).fetch_and(!WANTED, Ordering::Relaxed);
     }
 
     /// Ends a mark.
@@ -143,11 +205,12 @@ impl BlockMarks {
         for block in blocks {
             let slot = self.slot(block);
             if exclusive {
-                debug_assert_eq!(slot.load(Ordering::Relaxed), EXCLUSIVE, "block {block}");
-                slot.store(0, Ordering::Release);
+                let before = slot.fetch_and(!EXCLUSIVE, Ordering::Release);
+                debug_assert_eq!(before & !WANTED, EXCLUSIVE, "block {block}");
             } else {
                 let before = slot.fetch_sub(1, Ordering::Release);
-                debug_assert!(before != 0 && before != EXCLUSIVE, "block {block}");
+                let sharers = before & !WANTED;
+                debug_assert!((1..EXCLUSIVE).contains(&sharers), "block {block}");
             }
         }
     }
@@ -250,5 +313,51 @@ mod tests {
         }
         marks.release(some);
         marks.release(marks.try_exclusive(0..100).unwrap());
+    }
+    #[test]
+    fn nobody_begins_to_share_what_somebody_wants_alone() {
+        let marks = BlockMarks::default();
+        let before = marks.try_shared(10..12).unwrap();
+        let Err(wanted) = marks.want_alone(11..20, None) else {
+            panic!("11 is shared");
+        };
+        assert!(marks.try_shared(0..100).is_none(), "11 is wanted");
+        let beside = marks.try_shared(12..20).unwrap();
+        let Err(wanted) = marks.want_alone(11..20, Some(wanted)) else {
+            panic!("11 is shared still");
+        };
+        marks.release(before);
+        assert!(marks.try_shared(11..12).is_none(), "11 is wanted still");
+        let Ok(mark) = marks.want_alone(11..20, Some(wanted)) else {
+            panic!("those before are gone");
+        };
+        assert_eq!(mark.blocks(), 11..12);
+        marks.release(mark);
+        marks.release(beside);
+        marks.release(marks.try_shared(0..100).unwrap());
+    }
+
+    #[test]
+    fn who_wants_a_block_no_more_keeps_nobody_out() {
+        let marks = BlockMarks::default();
+        let busy = marks.try_exclusive(3..5).unwrap();
+        let want = |block: u64, before| match marks.want_alone(block..block + 1, before) {
+            Err(wanted) => wanted,
+            Ok(_) => panic!("{block} is taken"),
+        };
+        let (first, second) = (want(3, None), want(3, None));
+        // One that wants another block instead.
+        let first = want(4, Some(first));
+        marks.want_no_more(first);
+        // The bit is gone with the first of two, until the other tries again.
+        let second = want(3, Some(second));
+        marks.release(busy);
+        assert!(marks.try_shared(3..4).is_none());
+        marks.release(marks.try_shared(4..5).unwrap());
+        // What somebody else has had meanwhile is wanted still.
+        marks.release(marks.try_exclusive(3..4).unwrap());
+        assert!(marks.try_shared(3..4).is_none());
+        marks.want_no_more(second);
+        marks.release(marks.try_shared(3..4).unwrap());
     }
 }

@@ -204,7 +204,7 @@ enum Ending {
 }
 
 /// Has the loads end, also when whoever drops it panics.
-struct Stop<'a>(&'a AtomicBool);
+pub struct Stop<'a>(pub &'a AtomicBool);
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {

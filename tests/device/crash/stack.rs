@@ -1,7 +1,7 @@
 //! Other layers under a guest that works: snapshots, new DEKs, flattening, and kills among them.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use attach::AttachError;
@@ -9,6 +9,9 @@ use attach::{self, DekState};
 use disks::{Applied, Disk as Resource, JobChange, LayerOp, SnapshotRequest};
 use installation::envelope::ResourceKind;
 use test_support::clean::assert_clean_disk;
+use test_support::frontend::client::{kind, request_header};
+use test_support::frontend::queue::{Queue, Seg};
+use test_support::rng::Rng;
 use test_support::{AttachOptions, Backend, Disk, PATIENCE, deaths, expect_success};
 use uuid::Uuid;
 
@@ -211,6 +214,76 @@ fn a_key_revoked_during_a_rotation_stops_the_copy_until_it_is_back() {
         assert_eq!(Changes::layers(&disk), 1);
     });
     world.verify(&daemon);
+}
+
+/// Reads the first block with so many requests at a time that there is always one under way.
+fn read_without_end(queue: &mut Queue, stop: &AtomicBool) {
+    let header = queue.arena.alloc(16, 16);
+    queue.mem.write(header, &request_header(kind::IN, 0));
+    let data = queue.arena.alloc(4096, 4096);
+    let status = queue.arena.alloc(1, 1);
+    // All of them, since nobody looks at what comes.
+    let request = [
+        Seg::out(header, 16),
+        Seg::into(data, 4096),
+        Seg::into(status, 1),
+    ];
+    for _ in 0..32 {
+        queue.submit(&request);
+    }
+    while !stop.load(Ordering::Acquire) {
+        // In the end there is nobody to answer.
+        if queue.next_within(Duration::from_millis(50)).is_some() {
+            queue.submit(&request);
+        }
+    }
+}
+
+/// A guest that reads a block all the time can neither keep its old DEK by it, nor keep anybody from stopping the copy
+/// or from detaching the disk.
+#[test]
+fn reads_without_end_keep_up_no_rotation_and_no_command() {
+    // The copy waits for long after its first step.
+    const SLOW: Option<u64> = Some(64 << 10);
+    if not_ours() {
+        return;
+    }
+    let disk = Disk::new(load::DISK_BYTES);
+    let mut daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    let data = Rng::new(1).bytes(8 << 20);
+    frontend.queues[0].write(0, &data).unwrap();
+    let mut changes = Changes::of(&disk);
+    let go_on = LayerOp::Job {
+        kind: None,
+        change: JobChange::Resume(None),
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = load::Stop(&stop);
+        for queue in &mut frontend.queues {
+            let stop = &stop;
+            scope.spawn(move || read_without_end(queue, stop));
+        }
+        changes.rotate(SLOW).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        let (kind, change) = (None, JobChange::Pause);
+        changes.timed(&LayerOp::Job { kind, change }).unwrap();
+        changes.timed(&go_on).unwrap();
+        changes.await_job();
+        assert_eq!(Changes::layers(&disk), 1);
+        changes.rotate(SLOW).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(daemon.terminate().success(), "{}", daemon.log());
+    });
+    drop(frontend);
+    let daemon = disk.attach(&AttachOptions::default());
+    let mut frontend = daemon.connect();
+    assert!(frontend.queues[0].read(0, data.len()).as_ref() == Ok(&data));
+    changes.timed(&go_on).unwrap();
+    changes.await_job();
+    assert_eq!(Changes::layers(&disk), 1);
+    assert!(frontend.queues[0].read(0, data.len()).as_ref() == Ok(&data));
 }
 
 /// Snapshots and rotations one after the other, and a kill at a random moment of one.

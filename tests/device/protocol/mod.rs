@@ -1,5 +1,6 @@
 //! What a correct vhost-user-blk frontend may expect of an attached disk.
 
+mod beside;
 mod config;
 mod discard;
 mod full;

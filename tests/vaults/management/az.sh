@@ -228,6 +228,34 @@ refused InUseDiskEncryptionSetCannotBeDeleted az disk-encryption-set delete -n d
 say identities
 is "$(value name identity create -n id1 -g rg)" id1
 
+say applications
+read -r -d '' app first < <(value '[appId, password]' ad sp create-for-rbac -n pipeline --role Reader \
+    --scopes "/subscriptions/$subscription/resourceGroups/rg") || true
+(
+    export AZURE_CONFIG_DIR=$AZURE_CONFIG_DIR/pipeline
+    az cloud register -n Sealdisk --endpoint-resource-manager "$BASE"
+    az cloud set -n Sealdisk
+    az login --service-principal -u "$app" -p "$first" --tenant "$TENANT" -o none
+    is "$(value name group show -n rg)" rg
+    refused "does not have authorization" az ad sp create-for-rbac -n other
+    refused "does not have authorization" az ad sp credential reset --id "$app"
+)
+is "$(value appId ad sp create-for-rbac -n pipeline)" "$app"
+second=$(value password ad sp credential reset --id "$app")
+is "$([ "$second" = "$first" ] || echo another)" another
+refused "has a password" az ad sp credential reset --id "$app" --append
+is "$(value displayName ad sp show --id "$app")" pipeline
+is "$(value '[].appId' ad sp list --display-name pipe)" "$app"
+is "$(value '[].appId' ad app list --display-name pipeline)" "$app"
+is "$(value 'length(@)' ad sp credential list --id "$app")" 1
+refused "does not offer" az ad app update --id "$app" --display-name other
+refused "no application" az ad sp credential reset --id "$CLIENT_ID" --append
+az ad sp delete --id "$app"
+is "$(value 'length(@)' ad app list --display-name pipeline)" 0
+app=$(value appId ad app create --display-name other)
+az ad app delete --id "$app"
+is "$(value 'length(@)' ad sp list --display-name other)" 0
+
 say users
 "$SEALDISK" identity create alice --secret-file "$AZURE_CONFIG_DIR/alice.secret" >/dev/null
 "$SEALDISK" role assignment create --assignee alice --role Reader >/dev/null

@@ -2,6 +2,7 @@
 
 mod access;
 mod access_refused;
+mod applications;
 mod attach;
 mod az;
 mod blob;

@@ -285,6 +285,13 @@ mod tests {
             assert!(may("Owner", &lock) && may("User Access Administrator", &lock));
             assert!(!may("Contributor", &lock) && !may("Reader", &lock));
         }
+        for verb in ["write", "delete"] {
+            // Whoever gives an application a password can act as it.
+            let application = format!("Microsoft.Authorization/applications/{verb}");
+            let may_do = |role: &&Role| role.permits(&application);
+            let who: Vec<_> = ROLES.iter().filter(may_do).map(|role| role.name).collect();
+            assert_eq!(who, ["Owner", "User Access Administrator"], "{verb}");
+        }
         assert!(may(
             "Key Vault Contributor",
             "Microsoft.KeyVault/vaults/write"

@@ -20,7 +20,8 @@ pub fn refuse_unknown(body: &Value, known: &[&str], ignored: &[&str]) -> Result<
     Ok(())
 }
 
-fn asks_for_nothing(value: &Value) -> bool {
+/// Whether a property is empty or switched off.
+pub fn asks_for_nothing(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
         Value::Array(items) => items.is_empty(),

@@ -117,19 +117,10 @@ pub(crate) fn claim(
     patience: Duration,
     mut goes_on: impl FnMut() -> bool,
 ) -> Result<(LayerFile, UnverifiedHeader), DiskError> {
-    let file = disk.header_file()?;
     let deadline = Instant::now() + patience;
     loop {
-        let header = file.read()?;
-        let top = top_of(header.claims());
-        match disk.claim_to_serve(header.claims()) {
-            Ok(claim) => {
-                let now = file.read()?;
-                // Else another layer was pushed onto it meanwhile.
-                if top_of(now.claims()) == top {
-                    return Ok((claim, now));
-                }
-            }
+        match disk.claim_to_serve() {
+            Ok(claim) => return Ok((claim, disk.header_file()?.read()?)),
             Err(DiskError::InUse { .. }) if Instant::now() < deadline && goes_on() => {
                 std::thread::sleep(LOOK);
             }

@@ -9,7 +9,7 @@
 //! begun again afterwards where the copy is still to be done (the disk has grown, or was resumed).
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,8 +23,7 @@ use volume::{Missing, Run, Volume, VolumeError};
 use crate::disk::shared::{Extent, Shared};
 use crate::disk::sync_alarm::SyncAlarm;
 
-/// Bytes that are copied between two looks at whether to stop. Their blocks are the guest's to wait
-/// for meanwhile, some at a time.
+/// Bytes that are copied in one go, some at a time, for whose blocks the guest waits meanwhile.
 const STEP: u64 = 4 << 20;
 /// Blocks that are only looked at in one go.
 const LOOK: u64 = 1 << 20;
@@ -97,8 +96,9 @@ impl Copier {
         Ok(())
     }
 
-    /// Ends the copy after the step that is under way; which it was, unless it had come to its end. No
-    /// key of it is left then.
+    /// Ends the copy after the operations that are under way, whatever the guest does with the blocks that come
+    /// next: who calls this can do nothing else meanwhile. Which it was, unless it had come to its end. No key of it is
+    /// left then.
     pub(crate) fn stop(&mut self) -> Option<CopyRequest> {
         let Running {
             request,
@@ -267,7 +267,10 @@ impl<'a> Copy<'a> {
         let start = run.at * BLOCK_SIZE;
         let len = (blocks * BLOCK_SIZE).min(self.volume.geometry().size - start);
         let begun = Instant::now();
-        if let Err(error) = self.io.copy_up(start, len, self.request.drop) {
+        let told = self.told;
+        let goes_on = || told.try_recv() == Err(TryRecvError::Empty);
+        let copied = self.io.copy_up(start, len, self.request.drop, &goes_on);
+        if let Err(error) = copied {
             self.hold_up(error)?;
             return Ok(0);
         }
@@ -304,6 +307,8 @@ impl<'a> Copy<'a> {
             log::error!("the copier's ring has failed");
             std::process::exit(1);
         }
+        // Then it may be no more than what was given up for that.
+        self.pause(Duration::ZERO)?;
         let HeldUp(error) = error.into();
         let error = Line::from(error);
         let known = lock(self.progress).error.replace(error.clone());

@@ -65,18 +65,18 @@ pub fn grant_access(
     let disk = Disk::of_kind(installation, kind, name)?;
     refuse_locked(installation, kind, name)?;
     let live = live_grants(installation, &disk)?;
-    let claims = disk.header_file()?.read()?.claims().clone();
-    let claim = match (request.access, claims.upload) {
+    let upload = disk.header_file()?.read()?.claims().upload;
+    let claim = match (request.access, upload) {
         (Access::Read, Some(_)) => return Err(disk.uploading()),
         (Access::Write, None) => return Err(DiskError::NotUploading { name: name.into() }),
         // Nobody but its writer can have it.
         (Access::Write, Some(_)) => None,
         (Access::Read, None) if kind == ResourceKind::Disk && live.is_empty() => {
-            let claim = disk.claim(&claims)?;
+            let claim = disk.claim()?;
             disk.settle(installation, &claim, runtime_dir)?;
             Some(claim)
         }
-        (Access::Read, None) => Some(disk.claim_to_read(&claims)?),
+        (Access::Read, None) => Some(disk.claim_to_read()?),
     };
     // Read again: it may have been attached and detached until it was claimed.
     let found = disk.header_file()?.read()?;
@@ -164,11 +164,7 @@ pub fn revoke_access(
 /// Somebody else may have it: then this waits for nothing, and says nothing.
 fn await_readers(disk: &Disk) {
     let deadline = Instant::now() + LETTING_GO;
-    let is_held = || {
-        let header = disk.header_file()?.read()?;
-        disk.claim_alone(header.claims()).map(drop)
-    };
-    while matches!(is_held(), Err(DiskError::InUse { .. })) && Instant::now() < deadline {
+    while matches!(disk.claim_alone(), Err(DiskError::InUse { .. })) && Instant::now() < deadline {
         thread::sleep(LOOK);
     }
 }
@@ -201,8 +197,7 @@ fn complete(installation: &Installation, disk: &Disk) -> Result<(), DiskError> {
 pub(super) fn claim_patiently(disk: &Disk) -> Result<LayerFile, DiskError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let header = disk.header_file()?.read()?;
-        match disk.claim_alone(header.claims()) {
+        match disk.claim_alone() {
             Err(DiskError::InUse { .. }) if Instant::now() < deadline => thread::sleep(LOOK),
             claimed => return claimed,
         }

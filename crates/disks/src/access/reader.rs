@@ -43,12 +43,9 @@ impl Reader {
         runtime_dir: &Path,
     ) -> Result<Self, DiskError> {
         let disk = Disk::of_kind(installation, kind, name)?;
-        let file = disk.header_file()?;
-        let claims = file.read()?;
-        let claim = disk.claim_to_read(claims.claims())?;
-        // Read again: its layers may have been changed until it was claimed.
-        let found = file.read()?;
-        if disk.id() != id || claims.claims().top() != found.claims().top() {
+        let claim = disk.claim_to_read()?;
+        let found = disk.header_file()?.read()?;
+        if disk.id() != id {
             return Err(disk.in_use());
         }
         if found.claims().upload.is_some() {

@@ -29,9 +29,29 @@ use crate::resource::extents::has_content;
 use crate::resource::layer_files;
 use crate::resource::session::Unflushed;
 use installation::Installation;
-use installation::envelope::{EnvelopeError, FailedSync, HeaderCopy, HeaderLock, HeaderPayload};
+use installation::envelope::{
+    EnvelopeError, FailedSync, HeaderCopy, HeaderFile, HeaderLock, HeaderPayload,
+};
 use volume::format;
 use volume::pipeline::PipelineError;
+use volume::store::LayerFile;
+
+/// How a disk is checked.
+#[derive(Clone, Copy)]
+struct How<'a> {
+    /// What is safe to repair is repaired.
+    repair: bool,
+    /// Where its runtime map is, when it was left dirty.
+    runtime_dir: &'a Path,
+    /// Whether a repair gives up what that had.
+    unflushed: Unflushed,
+}
+
+impl How<'_> {
+    fn gives_up(self) -> bool {
+        self.repair && self.unflushed == Unflushed::GivenUp
+    }
+}
 
 /// Checks a disk that nobody uses, and repairs what is safe when `repair` says so. Its runtime map, when
 /// it was left dirty, is in `runtime_dir`; a repair may give up what that had if it is lost, or its data cannot
@@ -44,6 +64,21 @@ pub fn check(
     name: &str,
     repair: bool,
     (runtime_dir, unflushed): (&Path, Unflushed),
+) -> Result<CheckReport, DiskError> {
+    let how = How {
+        repair,
+        runtime_dir,
+        unflushed,
+    };
+    check_by(installation, name, how, || {})
+}
+
+/// As [`check`]. `claimed` is called before the layers are looked at, for tests.
+fn check_by(
+    installation: &Installation,
+    name: &str,
+    how: How<'_>,
+    claimed: impl FnOnce(),
 ) -> Result<CheckReport, DiskError> {
     let disk = Disk::find(installation, name)?;
     let mut report = CheckReport {
@@ -66,35 +101,63 @@ pub fn check(
             return Ok(report);
         }
     };
-    if repair {
+    if let Some(begun) = begin(installation, (&disk, &file), how, &mut report)? {
+        claimed();
+        look(installation, (&disk, &file), how, begun, &mut report)?;
+    }
+    Ok(report)
+}
+
+/// A disk that is claimed for its check, and what is known of it.
+struct Begun {
+    claims: HeaderPayload,
+    claim: LayerFile,
+    failed: Option<FailedSync>,
+    /// Why its runtime map is lost, if it is.
+    lost: Option<String>,
+    /// Whether what is found may be repaired.
+    repair: bool,
+}
+
+/// Looks at the header, and claims the disk; nothing when that cannot be, which is in the report.
+///
+/// The header is locked until it returns, so that it is not changed in the middle. From then on the claim keeps the
+/// layers and the size as they are: whoever looks at the header or wraps it anew does not wait for the rest, which may
+/// take hours.
+fn begin(
+    installation: &Installation,
+    (disk, file): (&Disk, &HeaderFile),
+    how: How<'_>,
+    report: &mut CheckReport,
+) -> Result<Option<Begun>, DiskError> {
+    if how.repair {
         file.is_writable()?;
     }
     let copies = file.copies();
-    // No resize and no re-wrap in the middle.
     let mut lock = file.lock()?;
     let claims = match lock.read() {
         Ok(header) if header.claims().disk == disk.id() => header.claims().clone(),
         Ok(header) => {
             let error = disk.check_identity(header.claims());
             error.err().iter().for_each(|e| report.damage("header", e));
-            return Ok(report);
+            return Ok(None);
         }
         Err(error) => {
             report.damage("header", error);
-            return Ok(report);
+            return Ok(None);
         }
     };
     report.disk_size_bytes = Some(claims.size);
-    let claim = match disk.claim_to_look(&claims) {
+    let claim = match disk.claim_to_look(&lock) {
         Err(DiskError::Pipeline(error)) => {
             report.damage("data", error);
-            return Ok(report);
+            return Ok(None);
         }
         claim => claim?,
     };
-    authenticate(installation, &disk, &lock, &mut report)?;
+    authenticate(installation, disk, &lock, report)?;
     let mut failed = claims.failed_sync.clone();
-    let lost = match disk.left(&claims, runtime_dir, Unflushed::Needed) {
+    let lost = match disk.left(&claims, how.runtime_dir, Unflushed::Needed) {
         Ok(left) => {
             failed = disk.failed_sync(&claims, &left)?;
             None
@@ -102,19 +165,47 @@ pub fn check(
         Err(lost @ DiskError::RuntimeMapMissing { .. }) => Some(lost.to_string()),
         Err(error) => return Err(error),
     };
-    let give_up = repair && unflushed == Unflushed::GivenUp;
-    if let Some(lost) = lost.as_ref().filter(|_| !give_up) {
+    if let Some(lost) = lost.as_ref().filter(|_| !how.gives_up()) {
         report.damage("session", lost);
     }
     // A header that was altered proves nothing about the rest.
-    let repair = repair && report.problems.is_empty();
-    check_copies(copies?, &mut lock, repair, &mut report)?;
+    let repair = how.repair && report.problems.is_empty();
+    check_copies(copies?, &mut lock, repair, report)?;
+    Ok(Some(Begun {
+        claims,
+        claim,
+        failed,
+        lost,
+        repair,
+    }))
+}
+
+/// Looks at everything else.
+fn look(
+    installation: &Installation,
+    (disk, file): (&Disk, &HeaderFile),
+    how: How<'_>,
+    begun: Begun,
+    report: &mut CheckReport,
+) -> Result<(), DiskError> {
+    let How {
+        runtime_dir,
+        unflushed,
+        ..
+    } = how;
+    let Begun {
+        claims,
+        claim,
+        failed,
+        lost,
+        repair: asked,
+    } = begun;
     let is_authentic = report.header_authenticated;
     // What is repaired otherwise is made durable, which nothing is before this is repaired.
-    let (asked, repair) = (repair, repair && failed.is_none());
+    let repair = asked && failed.is_none();
     let same_claim = claim.try_clone().map_err(PipelineError::from)?;
     let mut layers = Layers {
-        disk: &disk,
+        disk,
         header: &claims,
         gives_up: match (asked && is_authentic, unflushed) {
             (false, _) => GiveUp::Nothing,
@@ -123,35 +214,33 @@ pub fn check(
         },
         unflushed: &mut |claim, repair| {
             if repair && is_authentic {
-                let how = (runtime_dir, unflushed);
-                disk.settle_under(installation, &mut lock, claim, how)?;
+                let mut lock = file.lock()?;
+                disk.settle_under(installation, &mut lock, claim, (runtime_dir, unflushed))?;
             }
-            match disk.left(lock.read()?.claims(), runtime_dir, Unflushed::Needed) {
+            match disk.left(file.read()?.claims(), runtime_dir, Unflushed::Needed) {
                 // It is in the report.
                 Err(DiskError::RuntimeMapMissing { .. }) => Ok(None),
                 left => Ok(left?.map()),
             }
         },
     };
-    layers
-        .check(claim, repair, &mut report)
-        .inspect_err(|error| disk.keep_failed_sync(installation, &mut lock, error))?;
-    if let Some(lost) = lost.filter(|_| give_up) {
-        let settled = lock.read()?.claims().session.is_none();
+    let checked = layers.check(claim, repair, report);
+    disk.keeping_failed_sync(installation, checked)?;
+    if let Some(lost) = lost.filter(|_| how.gives_up()) {
+        let settled = file.read()?.claims().session.is_none();
         report.add(ProblemKind::Damage, "session", lost, settled);
     }
     if let Some(failed) = failed {
         let repair = asked && is_authentic && report.remaining(ProblemKind::Damage) == 0;
         let repaired = match repair {
-            true => Some(disk.repair_sync(installation, &mut lock, &same_claim, runtime_dir)),
+            true => Some(disk.repair_sync(installation, file, &same_claim, runtime_dir)),
             false => None,
         };
-        report_failed_sync(&failed, repaired, &mut report);
+        report_failed_sync(&failed, repaired, report);
     }
     // Only a header that counts tells which files are of no use.
     let repair = repair && report.header_authenticated;
-    check_directory(&disk, &claims, repair, &mut report)?;
-    Ok(report)
+    check_directory(disk, &claims, repair, report)
 }
 
 /// Puts a failed sync before what else was found, since it may be the cause of that.
@@ -322,4 +411,38 @@ fn layer_of(name: &str) -> Option<Uuid> {
         .strip_suffix(".data")
         .or_else(|| name.strip_suffix(".map"))?;
     Uuid::parse_str(id).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::directory::header_claims;
+    use crate::resource::session::tests::attached;
+
+    /// Looking at the layers may take hours. Whoever looks at the header of the disk, or wraps it anew, waits for 30 s.
+    #[test]
+    fn a_disk_is_wrapped_anew_while_its_layers_are_checked() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let disk = attached(&installation, runtime.path());
+        let how = How {
+            repair: true,
+            runtime_dir: runtime.path(),
+            unflushed: Unflushed::Needed,
+        };
+        let report = check_by(&installation, "d", how, || {
+            let file = disk.header_file().unwrap();
+            let mut lock = file.lock().unwrap();
+            let (mut header, dek) = disk.unlock(&installation, lock.read().unwrap()).unwrap();
+            header.generation = 77;
+            lock.write_both(&header, &dek).unwrap();
+            drop(lock);
+            assert!(matches!(disk.claim(), Err(DiskError::InUse { .. })));
+        });
+        assert!(report.unwrap().problems.is_empty());
+        // What the attach left is settled, in the header of this moment.
+        let header = header_claims(disk.directory()).unwrap();
+        assert_eq!((header.generation, header.session), (77, None));
+    }
 }

@@ -2,9 +2,9 @@
 //!
 //! # Order of steps of a repair
 //!
-//! The disk is claimed, its header locked and authentic, and the rest of the check has found no damage.
+//! The disk is claimed, its header authentic, and the rest of the check has found no damage.
 //!
-//! 1. Every block that the current map calls data is read from storage.
+//! 1. Every block that the current map calls data is read from storage. From then on the header is locked.
 //! 2. Where only the runtime map has the mark, the header gets it too, in both copies.
 //! 3. The runtime map says that it was checked, so that its next flush writes all of the map anew; then the
 //!    data is synced, the map written, and synced. Without a runtime map both files are synced. A sync
@@ -24,7 +24,7 @@ use crate::resource::error::DiskError;
 use crate::resource::open::{layer_map, lower_layers};
 use crate::resource::session::{Unflushed, ended};
 use installation::Installation;
-use installation::envelope::{HeaderLock, HeaderPayload, LayerRecord};
+use installation::envelope::{HeaderFile, HeaderPayload, LayerRecord};
 use keys::units::BLOCK_SIZE;
 use volume::store::LayerFile;
 use volume::{Content, RuntimeMap, Volume, VolumeError};
@@ -40,16 +40,20 @@ impl Disk {
     pub(crate) fn repair_sync(
         &self,
         installation: &Installation,
-        lock: &mut HeaderLock<'_>,
+        file: &HeaderFile,
         claim: &LayerFile,
         runtime_dir: &Path,
     ) -> Result<u64, DiskError> {
+        let found = file.read()?;
+        let left = self.left(found.claims(), runtime_dir, Unflushed::Needed)?;
+        let read = self.read_all(found.claims(), left.map().as_ref())?;
+        let mut lock = file.lock()?;
         let (mut header, dek) = self.unlock(installation, lock.read()?)?;
+        self.check_claim(&header, claim)?;
         let left = self.left(&header, runtime_dir, Unflushed::Needed)?;
         let failed = self.failed_sync(&header, &left)?;
         let cache = left.cache()?;
         let runtime = left.map();
-        let read = self.read_all(&header, runtime.as_ref())?;
         if header.failed_sync.is_none() && failed.is_some() {
             header.failed_sync = failed;
             lock.write_both(&header, &dek)?;
@@ -61,7 +65,7 @@ impl Disk {
             }
             None => self.sync_top(&header),
         };
-        synced.inspect_err(|error| self.keep_failed_sync(installation, lock, error))?;
+        synced.inspect_err(|error| self.keep_failed_sync(installation, &mut lock, error))?;
         let session = header.session.take();
         ended(&mut header, cache);
         header.failed_sync = None;
@@ -147,8 +151,7 @@ mod tests {
         let data = OpenOptions::new().write(true).open(&path).unwrap();
         let repair = || {
             let file = disk.header_file().unwrap();
-            let mut lock = file.lock().unwrap();
-            disk.repair_sync(&installation, &mut lock, &claim, runtime.path())
+            disk.repair_sync(&installation, &file, &claim, runtime.path())
         };
         let len = data.metadata().unwrap().len();
         data.set_len(len / 2).unwrap();

@@ -143,7 +143,7 @@ mod tests {
     /// The disk as nobody has it attached, and its size by the header.
     fn open(installation: &Installation, disk: &Disk) -> (DiskIo, u64) {
         let file = disk.header_file().unwrap();
-        let claim = disk.claim(file.read().unwrap().claims()).unwrap();
+        let claim = disk.claim().unwrap();
         let (header, deks) = disk.unlock_all(installation, file.read().unwrap()).unwrap();
         let nothing = Path::new("/dev/shm/there-is-no-such-directory");
         let io = open_existing(disk, claim, &header, &deks, nothing).unwrap();
@@ -152,7 +152,7 @@ mod tests {
 
     /// Grows the disk as nobody has it attached.
     fn grow(installation: &Installation, disk: &Disk, size: u64) -> Result<Applied, DiskError> {
-        let claim = disk.claim(disk.header_file()?.read()?.claims())?;
+        let claim = disk.claim()?;
         let nothing = Path::new("/dev/shm/there-is-no-such-directory");
         let mut volume = Unattached::settled(installation, disk, claim, nothing)?;
         LayerOp::Grow { size }.apply(installation, disk, &mut volume)

@@ -4,11 +4,11 @@ use std::fs::File;
 
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
-use crate::resource::staging::lock_directory;
+use crate::resource::staging::lock_patiently;
 use installation::Installation;
 use installation::envelope::ResourceKind;
 
-/// A snapshot or an image, which nobody deletes for as long as the returned lock is there.
+/// A snapshot or an image, which nobody deletes, or takes a layer from, for as long as the returned lock is there.
 ///
 /// # Errors
 /// [`DiskError::InUse`], and others when there is no such thing.
@@ -18,11 +18,17 @@ pub(super) fn hold(
     name: &str,
 ) -> Result<(Disk, File), DiskError> {
     let source = Disk::of_kind(installation, kind, name)?;
-    let lock = lock_directory(source.directory())
+    let lock = hold_found(&source)?;
+    Ok((source, lock))
+}
+
+/// The same of one that was found. A merge that takes a layer from it is waited for, and so is whoever makes a
+/// disk of it.
+pub(super) fn hold_found(source: &Disk) -> Result<File, DiskError> {
+    lock_patiently(source.directory())
         .map_err(DiskError::file("lock", source.directory()))?
         .ok_or_else(|| DiskError::InUse {
-            name: name.into(),
+            name: source.name().into(),
             path: source.directory().into(),
-        })?;
-    Ok((source, lock))
+        })
 }

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::import::Cancel;
 use crate::layers::drop_layers::without;
+use crate::layers::hold::hold_found;
 use crate::layers::op::{ChangeLayers, LayerOp};
 use crate::layers::verify_covered::verify_covered;
 use crate::resource::disk::{Disk, claim_data};
@@ -152,11 +153,13 @@ impl<'a> Upper<'a> {
 }
 
 /// Drops a layer from a snapshot or an image, which nobody reads meanwhile: a reader may have the map
-/// of before, and find nothing in the files of the layer.
+/// of before, and find nothing in the files of the layer. Nor does anybody make a disk of it: that shares the layers of
+/// the header that it has read, of which one would be empty.
 fn forget(installation: &Installation, holder: &Disk, layer: Uuid) -> Result<(), DiskError> {
+    let _held = hold_found(holder)?;
     let file = holder.header_file()?;
     let mut lock = file.lock()?;
-    let _claim = holder.claim(lock.read()?.claims())?;
+    let _claim = holder.claim_under(&lock)?;
     let (old, dek) = holder.unlock(installation, lock.read()?)?;
     let mut new = without(&old, |id| *id == layer);
     layer_files::note_gone(holder.directory(), &old, &mut new);
@@ -169,4 +172,62 @@ fn forget(installation: &Installation, holder: &Disk, layer: Uuid) -> Result<(),
     }
     drop(lock);
     layer_files::remove(holder.directory(), layer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::hold::hold;
+    use crate::layers::{SnapshotRequest, Unattached};
+    use crate::resource::directory::header_claims;
+    use crate::resource::offline::open_existing;
+    use crate::resource::session::tests::attached;
+    use std::path::Path;
+
+    fn snapshot(installation: &Installation, disk: &Disk, name: &str, runtime: &Path) {
+        let claim = disk.claim().unwrap();
+        let mut user = Unattached::settled(installation, disk, claim, runtime).unwrap();
+        let op = LayerOp::CreateSnapshot(SnapshotRequest {
+            kind: ResourceKind::Snapshot,
+            name: name.into(),
+            incremental: false,
+            data_dir: None,
+        });
+        op.apply(installation, disk, &mut user).unwrap();
+    }
+
+    /// A disk that is made of a snapshot has all layers that the snapshot's header named.
+    #[test]
+    fn no_layer_goes_from_a_snapshot_of_which_a_disk_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let disk = attached(&installation, runtime.path());
+        snapshot(&installation, &disk, "s1", runtime.path());
+        // The next snapshot needs a layer of its own.
+        let claim = disk.claim().unwrap();
+        let found = disk.header_file().unwrap().read().unwrap();
+        let (header, deks) = disk.unlock_all(&installation, found).unwrap();
+        let mut io = open_existing(&disk, claim, &header, &deks, runtime.path()).unwrap();
+        io.write_at(0, &[1; 4096]).unwrap();
+        io.flush().unwrap();
+        drop(io);
+        snapshot(&installation, &disk, "s2", runtime.path());
+
+        let kind = ResourceKind::Snapshot;
+        let second = Disk::of_kind(&installation, kind, "s2").unwrap();
+        let layers = || header_claims(second.directory()).unwrap().layers;
+        let lower = layers()[0].clone();
+        assert_eq!(layers().len(), 2);
+        let (_, held) = hold(&installation, kind, "s2").unwrap();
+        let refused = forget(&installation, &second, lower.id);
+        assert!(matches!(refused, Err(DiskError::InUse { .. })));
+        assert_eq!(layers().len(), 2);
+        assert!(second.layer_paths(&lower).data.exists());
+
+        drop(held);
+        forget(&installation, &second, lower.id).unwrap();
+        assert_eq!(layers().len(), 1);
+        assert!(!second.layer_paths(&lower).data.exists());
+    }
 }

@@ -37,6 +37,7 @@ pub(super) fn revert(
     let file = disk.header_file()?;
     let mut lock = file.lock()?;
     let (old, _) = disk.unlock(installation, lock.read()?)?;
+    disk.check_claim(&old, &volume.claimed()?)?;
     refuse_job(disk, &old)?;
     refuse_foreign(disk, snapshot, &old, &from)?;
     let (dek, layer) = top_layer(installation, disk, &old)?;

@@ -88,7 +88,9 @@ fn open(
 ) -> Result<DiskIo, DiskError> {
     let paths = |layer: &_| disk.layer_paths(layer);
     let top = header.top().ok_or_else(|| disk.no_layer())?;
-    let files = open_files(unattached.claimed()?, header, paths)?;
+    let claim = unattached.claimed()?;
+    disk.check_claim(header, &claim)?;
+    let files = open_files(claim, header, paths)?;
     let map = layer_map(header, top, &paths(top))?;
     let volume = Arc::new(Volume::open_private(map, lower_layers(header, paths)?)?);
     // A run before this one may have failed, and its header may not have taken the word of it.

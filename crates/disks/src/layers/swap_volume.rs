@@ -74,6 +74,7 @@ pub trait SwapVolume {
 
 /// A disk that nobody has attached: the command that changes it holds its claim.
 pub struct Unattached {
+    disk: Disk,
     claim: LayerFile,
 }
 
@@ -91,7 +92,11 @@ impl Unattached {
     ) -> Result<Self, DiskError> {
         disk.settle(installation, &claim, runtime_dir)?;
         disk.refuse_failed_sync(disk.header_file()?.read()?.claims())?;
-        Ok(Self { claim })
+        let record = disk.record.clone();
+        Ok(Self {
+            disk: Disk { record },
+            claim,
+        })
     }
 
     /// Claims another top layer from now on.
@@ -113,8 +118,8 @@ impl Unattached {
 
 impl SwapVolume for Unattached {
     /// All that was completed is durable since the disk was settled.
-    fn quiesce(&mut self, _: &HeaderPayload) -> Result<(), DiskError> {
-        Ok(())
+    fn quiesce(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+        self.disk.check_claim(header, &self.claim)
     }
 
     fn swap(&mut self, layers: NewLayers<'_>) -> Result<(), DiskError> {

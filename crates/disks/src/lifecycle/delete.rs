@@ -1,27 +1,21 @@
 //! Deleting a disk, a snapshot or an image: its wrapped DEKs first.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
 
 use crate::resource::directory::header_claims;
-use crate::resource::disk::{Disk, claim_data};
+use crate::resource::disk::{Disk, TRIES, claim_data};
 use crate::resource::erase::{
     disk_files, erase, forget, has_another_header, remove_files, set_state,
 };
 use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
-use crate::resource::staging::{is_current, lock_directory};
+use crate::resource::staging::{is_current, lock_patiently};
 use installation::Installation;
 use installation::catalog::{CatalogError, Change, DiskRecord, DiskState, Stored};
 use installation::envelope::ResourceKind;
 use volume::store::LayerFile;
-
-/// How long another command may have the directory, and how often that is looked for.
-const PATIENCE: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Deletes what is not in use. Its header is overwritten before any file is unlinked, so
 /// that the ciphertext is worthless at once, whatever becomes of its blocks; layers that others have
@@ -76,7 +70,7 @@ fn delete_found(
         record: row.record.clone(),
     };
     disk.refuse_granted(installation)?;
-    let claims = claim_own_data(&row.record)?;
+    let claims = claim_own_data(&row.record, || {})?;
     if disk.awaited_by().is_some() {
         return Err(disk.is_awaited());
     }
@@ -99,40 +93,54 @@ fn delete_found(
     }
 }
 
-/// As [`lock_directory`]. A command that cleans up has it for a moment, though nothing is to be cleaned up by now.
-fn lock_patiently(directory: &Path) -> io::Result<Option<File>> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match lock_directory(directory)? {
-            None if Instant::now() < deadline => std::thread::sleep(LOOK),
-            lock => return Ok(lock),
-        }
-    }
-}
-
 /// Claims the data of the layers that nobody else has, and the top layer in any case, which whoever
 /// uses or reads it has. What others have loses nothing but a name here.
-fn claim_own_data(record: &DiskRecord) -> Result<Vec<LayerFile>, DiskError> {
+///
+/// They are looked for again when they are claimed: an attach lets go of the top layer as soon as it has another one.
+/// `found` is called before they are claimed, for tests.
+fn claim_own_data(
+    record: &DiskRecord,
+    mut found: impl FnMut(),
+) -> Result<Vec<LayerFile>, DiskError> {
+    let mut own = own_data(record)?;
+    for _ in 0..TRIES {
+        found();
+        let claims = own.iter().map(|path| claim_data(&record.name, path));
+        let claims = claims.collect::<Result<Vec<_>, _>>()?;
+        let now = own_data(record)?;
+        if now == own {
+            return Ok(claims);
+        }
+        own = now;
+    }
+    Err(DiskError::InUse {
+        name: record.name.clone(),
+        path: record.directory.clone(),
+    })
+}
+
+fn own_data(record: &DiskRecord) -> Result<Vec<PathBuf>, DiskError> {
     let directory = &record.directory;
     let top = match header_claims(directory) {
         Ok(header) => header.top().map(|top| top.id),
         Err(_) => None,
     };
     let top = top.map(|id| format!("{id}.data"));
-    let mut claims = Vec::new();
+    let mut own = Vec::new();
     for file in disk_files(directory)? {
         let path = directory.join(&file);
         let is_own = || path.symlink_metadata().is_ok_and(|data| data.nlink() < 2);
         if file.ends_with(".data") && (top.as_ref() == Some(&file) || is_own()) {
-            claims.push(claim_data(&record.name, &path)?);
+            own.push(path);
         }
     }
-    Ok(claims)
+    own.sort();
+    Ok(own)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::thread;
 
@@ -140,6 +148,7 @@ mod tests {
 
     use super::*;
     use crate::import::Cancel;
+    use crate::layers::{LayerOp, Unattached};
     use crate::lifecycle::create::{CreateRequest, DEFAULT_SECTOR_SIZE, create};
     use crate::resource::directory::HEADER;
     use crate::resource::staging::sweep;
@@ -155,6 +164,34 @@ mod tests {
             data_dir: None,
         };
         create(installation, &request, &Cancel::default(), |_| |_| ()).map(drop)
+    }
+
+    /// The top layer of a disk that is deleted becomes one of those beneath, of which whoever has the disk lets go.
+    #[test]
+    fn a_disk_that_is_used_is_not_deleted_while_it_gets_another_layer() {
+        let state = tempfile::tempdir().unwrap();
+        let installation = Installation::open(state.path()).unwrap();
+        make(&installation).unwrap();
+        let disk = Disk::find(&installation, "d").unwrap();
+        let claim = disk.claim().unwrap();
+        let user = Unattached::settled(&installation, &disk, claim, state.path());
+        let mut user = user.unwrap();
+        let mut rotated = false;
+        let claimed = claim_own_data(&disk.record, || {
+            if !rotated {
+                let op = LayerOp::RotateDek { rate: None };
+                op.apply(&installation, &disk, &mut user).unwrap();
+                rotated = true;
+            }
+        });
+        assert!(
+            matches!(claimed, Err(DiskError::InUse { .. })),
+            "{claimed:?}"
+        );
+        drop(user);
+        // Both layers are its own.
+        assert_eq!(claim_own_data(&disk.record, || {}).unwrap().len(), 2);
+        remove(&installation, state.path()).unwrap();
     }
 
     fn remove(installation: &Installation, runtime: &Path) -> Result<(), DiskError> {

@@ -79,7 +79,7 @@ pub fn register(
         record: ready_row(&found, &directory),
     };
     disk.record.name.clone_from(&name);
-    let claim = match disk.claim(&found) {
+    let claim = match disk.claim() {
         Err(DiskError::InUse { .. } | DiskError::Awaited { .. })
             if name == found.name && set == found.disk_encryption_set =>
         {

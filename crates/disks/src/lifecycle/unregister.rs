@@ -130,10 +130,9 @@ fn claim_settled(
     disk: &Disk,
     runtime_dir: &Path,
 ) -> Result<LayerFile, DiskError> {
-    let header = disk.header_file()?.read()?;
     // Before readers who hold it are waited for, and after nobody can be granted anything any more.
     disk.refuse_granted(installation)?;
-    let claim = disk.claim(header.claims())?;
+    let claim = disk.claim()?;
     disk.refuse_granted(installation)?;
     disk.settle(installation, &claim, runtime_dir)?;
     Ok(claim)

@@ -1,6 +1,6 @@
 //! Files of layers, which several directories may have.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -46,6 +46,14 @@ pub(crate) fn share(layers: &[LayerRecord], from: &Path, into: &Path) -> Result<
 fn same(one: &Path, other: &Path) -> bool {
     let id = |path| fs::metadata(path).map(|file| (file.dev(), file.ino()));
     matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Whether that path leads to this very file.
+pub(crate) fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(one), Ok(other)) = (file.metadata(), fs::metadata(path)) else {
+        return false;
+    };
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 /// Removes the files of a layer from a directory. Where nobody else has them the ciphertext is
@@ -109,8 +117,6 @@ fn punch_out(data: &Path) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use super::*;
 
     #[test]

@@ -46,6 +46,7 @@ fn open_volume(
     let top = header.top().ok_or_else(|| disk.no_layer())?;
     let paths = |layer: &LayerRecord| disk.layer_paths(layer);
     let geometry = geometry(header, top)?;
+    disk.check_claim(header, &claim)?;
     check_data_file(claim.file(), &geometry)?;
     let files = open_files(claim, header, paths)?;
     let (map, lower) = (

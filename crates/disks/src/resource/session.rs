@@ -249,6 +249,7 @@ impl Disk {
         (runtime_dir, missing): (&Path, Unflushed),
     ) -> Result<Option<Header>, DiskError> {
         let found = lock.read()?;
+        self.check_claim(found.claims(), claim)?;
         let left = self.left(found.claims(), runtime_dir, missing)?;
         if matches!(left, Left::Nothing | Left::OtherBoot(_)) {
             return Ok(None);
@@ -277,6 +278,7 @@ impl Disk {
         runtime: &RuntimeMap,
     ) -> Result<(), DiskError> {
         let top = header.top().ok_or_else(|| self.no_layer())?;
+        self.check_claim(header, claim)?;
         check_data_file(claim.file(), &geometry(header, top)?)?;
         let same_claim = claim.try_clone().map_err(PipelineError::from)?;
         let paths = |layer: &LayerRecord| self.layer_paths(layer);

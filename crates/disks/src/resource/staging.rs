@@ -186,6 +186,21 @@ pub(crate) fn lock_directory(path: &Path) -> io::Result<Option<File>> {
     Ok(same.then_some(directory))
 }
 
+/// How long another command may have a directory, and how often that is looked for.
+const PATIENCE: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(5);
+
+/// As [`lock_directory`]. A command that cleans up has it for a moment, though nothing is to be cleaned up by now.
+pub(crate) fn lock_patiently(directory: &Path) -> io::Result<Option<File>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match lock_directory(directory)? {
+            None if Instant::now() < deadline => std::thread::sleep(LOOK),
+            lock => return Ok(lock),
+        }
+    }
+}
+
 /// Finishes or removes what interrupted commands left: rows that are not *ready*, and directories
 /// of `disks/` and its like that no row knows of.
 ///

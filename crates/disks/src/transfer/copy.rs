@@ -11,14 +11,16 @@ use rustix::io::Errno;
 
 use crate::import::Cancel;
 use crate::resource::directory::{HEADER, layer_paths, parent_of};
-use crate::resource::disk::Disk;
+use crate::resource::disk::{Disk, hold_data};
 use crate::resource::erase::remove_files;
 use crate::resource::error::DiskError;
 use crate::resource::extents::next_extent;
 use crate::transfer::partial;
 use installation::Installation;
+use installation::envelope::HeaderPayload;
 use installation::files::{private_dir, rename_new, sync_dir, try_rename_new};
 use volume::set_length;
+use volume::store::LayerFile;
 
 /// Bytes that are copied between two looks at signals.
 const CHUNK: usize = 16 << 20;
@@ -44,30 +46,54 @@ pub fn copy<P: FnMut(u64)>(
         return Err(DiskError::OutputExists { path: to.into() });
     }
     let disk = Disk::find(installation, name)?;
-    let file = disk.header_file()?;
-    let claim = disk.claim(file.read()?.claims())?;
+    let claim = disk.claim()?;
     disk.settle(installation, &claim, runtime_dir)?;
-    // From here on nobody re-wraps it either: the header is copied as it is.
-    let lock = file.lock()?;
-    let header = lock.read()?;
-    let claims = header.claims();
+    let header = disk.header_file()?.read()?.claims().clone();
+    // From the bottom up; the top layer is claimed.
+    let mut held = hold_lower(&disk, &header)?.into_iter();
     let target = Target::create(to)?;
-    let paths = claims.layers.iter().map(|layer| {
+    let mut progress = started(header.size);
+    for layer in &header.layers {
+        let held = held.next();
         let (from, to) = (
             disk.layer_paths(layer),
             layer_paths(&target.directory, layer),
         );
-        [(from.data, to.data), (from.map, to.map)]
-    });
-    let mut progress = started(claims.size);
-    for (from, to) in paths.flatten() {
-        copy_sparse(&from, &to, cancel, &mut progress)?;
+        copy_sparse(&from.map, &to.map, cancel, |_| {})?;
+        copy_sparse(&from.data, &to.data, cancel, &mut progress)?;
+        drop(held);
     }
-    // Last: without it a copy is nothing.
-    let header_path = disk.directory().join(HEADER);
-    copy_sparse(&header_path, &target.directory.join(HEADER), cancel, |_| {})?;
-    drop((lock, claim));
+    copy_header(&disk, &header, &target, cancel)?;
+    drop(claim);
     target.finish(to)
+}
+
+/// Keeps merges from the layers beneath the top, into which they write though these are frozen: a map that is copied
+/// would call blocks data that the data file had not when that was copied. Each is let go of when it is copied.
+fn hold_lower(disk: &Disk, header: &HeaderPayload) -> Result<Vec<LayerFile>, DiskError> {
+    let (_, lower) = header.layers.split_last().ok_or_else(|| disk.no_layer())?;
+    let hold = |layer| hold_data(disk.name(), &disk.layer_paths(layer).data);
+    lower.iter().map(hold).collect()
+}
+
+/// Copies the header last, since without it a copy is nothing, and locks it for no longer than that takes: it may be
+/// looked at and wrapped anew while the layers are copied. These stay what they are, of a disk that is claimed.
+fn copy_header(
+    disk: &Disk,
+    header: &HeaderPayload,
+    target: &Target,
+    cancel: &Cancel,
+) -> Result<(), DiskError> {
+    let file = disk.header_file()?;
+    let lock = file.lock()?;
+    let now = lock.read()?;
+    let layers = |header: &HeaderPayload| header.layers.iter().map(|l| l.id).collect::<Vec<_>>();
+    if now.claims().size != header.size || layers(now.claims()) != layers(header) {
+        drop(lock);
+        return Err(disk.in_use());
+    }
+    let path = disk.directory().join(HEADER);
+    copy_sparse(&path, &target.directory.join(HEADER), cancel, |_| {})
 }
 
 /// The copy in the making, under another name; removed with what is in it unless it is finished.
@@ -173,6 +199,73 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::layers::{LayerOp, SnapshotRequest, Unattached};
+    use crate::resource::directory::header_claims;
+    use crate::resource::disk::claim_data;
+    use crate::resource::session::tests::attached;
+    use installation::envelope::ResourceKind;
+
+    /// A disk "d" of two layers; where the data of the lower one is.
+    fn layered(installation: &Installation, runtime: &Path) -> (Disk, PathBuf) {
+        let disk = attached(installation, runtime);
+        let claim = disk.claim().unwrap();
+        let mut user = Unattached::settled(installation, &disk, claim, runtime).unwrap();
+        let snapshot = LayerOp::CreateSnapshot(SnapshotRequest {
+            kind: ResourceKind::Snapshot,
+            name: "s".into(),
+            incremental: false,
+            data_dir: None,
+        });
+        snapshot.apply(installation, &disk, &mut user).unwrap();
+        let header = header_claims(disk.directory()).unwrap();
+        assert_eq!(header.layers.len(), 2);
+        let lower = disk.layer_paths(&header.layers[0]).data;
+        (disk, lower)
+    }
+
+    #[test]
+    fn a_disk_is_wrapped_anew_and_not_merged_while_it_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let (disk, lower) = layered(&installation, runtime.path());
+        let to = dir.path().join("copy");
+        let begun = |_: u64| {
+            let merged = claim_data("d", &lower);
+            assert!(matches!(merged, Err(DiskError::InUse { .. })));
+            let file = disk.header_file().unwrap();
+            let mut lock = file.lock().unwrap();
+            let (mut header, dek) = disk.unlock(&installation, lock.read().unwrap()).unwrap();
+            header.generation = 77;
+            lock.write_both(&header, &dek).unwrap();
+            |_: u64| {}
+        };
+        let cancel = Cancel::default();
+        copy(&installation, "d", &to, runtime.path(), &cancel, begun).unwrap();
+        // The copy has the header of its end.
+        assert_eq!(header_claims(&to).unwrap().generation, 77);
+        drop(claim_data("d", &lower).unwrap());
+    }
+
+    #[test]
+    fn nothing_is_copied_into_which_something_is_merged() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let (_disk, lower) = layered(&installation, runtime.path());
+        let to = dir.path().join("copy");
+        let merge = claim_data("s", &lower).unwrap();
+        let cancel = Cancel::default();
+        let copied = || {
+            let begun = |_: u64| |_: u64| {};
+            copy(&installation, "d", &to, runtime.path(), &cancel, begun)
+        };
+        assert!(matches!(copied(), Err(DiskError::InUse { .. })));
+        // Neither the copy nor one in the making.
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        drop(merge);
+        copied().unwrap();
+    }
 
     #[test]
     fn holes_stay_holes_and_data_is_the_same() {

@@ -66,14 +66,12 @@ pub(super) fn open_to_read(
     disk: &Disk,
     runtime_dir: &Path,
 ) -> Result<(DiskIo, Header, KeyWatch), DiskError> {
-    let file = disk.header_file()?;
-    let claims = file.read()?;
     let claim = match disk.kind() {
-        ResourceKind::Disk => disk.claim(claims.claims())?,
-        ResourceKind::Snapshot | ResourceKind::Image => disk.claim_to_read(claims.claims())?,
+        ResourceKind::Disk => disk.claim()?,
+        ResourceKind::Snapshot | ResourceKind::Image => disk.claim_to_read()?,
     };
-    // Read again: it may have been attached and detached until it was claimed.
-    let found = file.read()?;
+    // Only now: it may have been attached and detached until it was claimed.
+    let found = disk.header_file()?.read()?;
     disk.refuse_unsynced(found.claims(), runtime_dir)?;
     if let Some(runtime) = disk
         .left(found.claims(), runtime_dir, Unflushed::Needed)?

@@ -6,7 +6,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::columns::{
-    constraint, damaged, missing, parse_json, parse_time, stale, time_text, uuid,
+    constraint, damaged, missing, optional_time_text, parse_json, parse_time, stale, time_text,
+    uuid,
 };
 use super::{
     CatalogError, Change, DesIdentity, IdentityOwner, IdentityRecord, Kind, Rev, Stored, lock_rows,
@@ -30,7 +31,14 @@ pub(super) fn create_table(db: &Transaction<'_>) -> rusqlite::Result<()> {
     )
 }
 
-const COLUMNS: &str = "object_id, rev, client_id, name, des, secret_hash, created";
+/// The step for applications, whose secrets end.
+pub(super) const APPLICATIONS: &str = "
+ALTER TABLE identities ADD COLUMN secret_ends TEXT;
+ALTER TABLE identities ADD COLUMN application INTEGER NOT NULL DEFAULT 0;
+";
+
+const COLUMNS: &str =
+    "object_id, rev, client_id, name, des, secret_hash, secret_ends, application, created";
 
 pub(super) fn insert(db: &Connection, record: &IdentityRecord) -> Result<(), CatalogError> {
     let (name, des) = match &record.owner {
@@ -39,13 +47,15 @@ pub(super) fn insert(db: &Connection, record: &IdentityRecord) -> Result<(), Cat
     };
     let shown = record.owner.name();
     db.execute(
-        &format!("INSERT INTO identities ({COLUMNS}) VALUES (?, 1, ?, ?, ?, ?, ?)"),
+        &format!("INSERT INTO identities ({COLUMNS}) VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?)"),
         params![
             record.object_id.to_string(),
             record.client_id.to_string(),
             name,
             des,
             record.secret_hash.as_ref().map(<[u8; 32]>::as_slice),
+            optional_time_text(shown, record.secret_ends)?,
+            record.is_application,
             time_text(shown, record.created)?,
         ],
     )
@@ -93,6 +103,8 @@ pub(super) fn of_des(
         client_id: Uuid::new_v4(),
         owner: IdentityOwner::DiskEncryptionSet(des.into()),
         secret_hash: None,
+        secret_ends: None,
+        is_application: false,
         created: OffsetDateTime::now_utc(),
     };
     insert(db, &record)?;
@@ -119,13 +131,16 @@ pub(super) fn by_client(
 pub(super) fn set_secret(
     db: &Connection,
     identity: &Stored<IdentityRecord>,
-    hash: &[u8; 32],
+    hash: Option<&[u8; 32]>,
+    ends: Option<OffsetDateTime>,
 ) -> Result<(), CatalogError> {
     let record = &identity.record;
     let changed = db.execute(
-        "UPDATE identities SET rev = rev + 1, secret_hash = ? WHERE object_id = ? AND rev = ?",
+        "UPDATE identities SET rev = rev + 1, secret_hash = ?, secret_ends = ? \
+         WHERE object_id = ? AND rev = ?",
         params![
-            hash.as_slice(),
+            hash.map(<[u8; 32]>::as_slice),
+            optional_time_text(record.owner.name(), ends)?,
             record.object_id.to_string(),
             identity.rev.0
         ],
@@ -205,6 +220,7 @@ fn parse(row: &Row<'_>) -> Result<Stored<IdentityRecord>, CatalogError> {
     };
     let name = owner.name();
     let secret_hash: Option<Vec<u8>> = row.get("secret_hash")?;
+    let secret_ends: Option<String> = row.get("secret_ends")?;
     Ok(Stored {
         rev: Rev(row.get("rev")?),
         record: IdentityRecord {
@@ -213,6 +229,10 @@ fn parse(row: &Row<'_>) -> Result<Stored<IdentityRecord>, CatalogError> {
             secret_hash: secret_hash
                 .map(|hash| hash.try_into().map_err(|_| damaged(name, "secret_hash")))
                 .transpose()?,
+            secret_ends: secret_ends
+                .map(|ends| parse_time(name, &ends))
+                .transpose()?,
+            is_application: row.get("application")?,
             created: parse_time(name, &row.get::<_, String>("created")?)?,
             owner,
         },

@@ -318,14 +318,16 @@ pub trait Catalog:
     /// [`CatalogError`].
     fn identity_by_client(&self, client_id: Uuid) -> Result<Option<IdentityRecord>, CatalogError>;
 
-    /// Replaces the secret of an identity; `hash` is the SHA-256 of the new one.
+    /// Replaces the secret of an identity, or takes it away; `hash` is the SHA-256 of the new one, which is good until
+    /// `ends`.
     ///
     /// # Errors
     /// [`CatalogError::Changed`], also when it is gone.
     fn set_identity_secret(
         &self,
         identity: &Stored<IdentityRecord>,
-        hash: &[u8; 32],
+        hash: Option<&[u8; 32]>,
+        ends: Option<OffsetDateTime>,
     ) -> Result<(), CatalogError>;
 
     /// Deletes an identity that is that of no disk encryption set.

@@ -142,6 +142,16 @@ pub struct IdentityRecord {
     pub owner: IdentityOwner,
     /// SHA-256 of its secret, when it has one.
     pub secret_hash: Option<[u8; 32]>,
+    /// Until when that is good, if not for ever.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub secret_ends: Option<OffsetDateTime>,
+    /// Whether it is an application, to which the management API gives its secret.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_application: bool,
     /// When it was made.
     #[serde(with = "time::serde::rfc3339")]
     pub created: OffsetDateTime,

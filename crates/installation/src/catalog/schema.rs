@@ -31,6 +31,7 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(restored::TABLE),
         |db| db.execute_batch(purged::TABLE),
         |db| db.execute_batch(restored::WITHOUT_BACKUP),
+        |db| db.execute_batch(identities::APPLICATIONS),
     ],
 };
 

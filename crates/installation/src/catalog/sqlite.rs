@@ -493,9 +493,10 @@ impl Catalog for SqliteCatalog {
     fn set_identity_secret(
         &self,
         identity: &Stored<IdentityRecord>,
-        hash: &[u8; 32],
+        hash: Option<&[u8; 32]>,
+        ends: Option<OffsetDateTime>,
     ) -> Result<(), CatalogError> {
-        let set = identities::set_secret(&self.db(), identity, hash);
+        let set = identities::set_secret(&self.db(), identity, hash, ends);
         self.copied(set)
     }
 

@@ -12,7 +12,10 @@ pub use map::{
     what_a_dead_process_changed_is_flushed_by_the_next, what_another_changes_is_flushed,
     what_is_changed_is_flushed,
 };
-pub use marks::{a_failed_mark_gives_all_back, marks_exclude_each_other};
+pub use marks::{
+    a_block_that_is_wanted_is_had_in_the_end, a_failed_mark_gives_all_back,
+    all_who_want_blocks_get_them, marks_exclude_each_other, nobody_who_gives_up_keeps_others_out,
+};
 pub use meeting::helpers_use_a_job_only_while_it_is_there;
 pub use writes::a_flush_knows_how_durable_writes_before_it_ended;
 

@@ -103,7 +103,7 @@ impl DiskIo {
         drop: u8,
     ) -> Result<u64, PipelineError> {
         self.await_writes(COPIES - 1)?;
-        let (request, missing) = self.to_copy_up(offset, len, drop)?;
+        let (request, missing) = self.to_copy_up(offset, len, drop, &|| true)?;
         if let Some(request) = request {
             self.submit(BEHIND, request, None)?;
             self.writes += 1;

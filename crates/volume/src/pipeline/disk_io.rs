@@ -201,14 +201,21 @@ impl DiskIo {
     }
 
     /// Copies into the top layer what it is missing of a range of whole blocks when the `drop` layers
-    /// beneath it are to go; how many bytes it was missing.
+    /// beneath it are to go; how many bytes it was missing. As soon as `goes_on` says no, it waits for nobody who has
+    /// blocks of the range, but for what it has begun itself.
     ///
     /// # Errors
-    /// As [`DiskIo::write_at`].
-    pub fn copy_up(&mut self, offset: u64, len: u64, drop: u8) -> Result<u64, PipelineError> {
-        let (request, missing) = self.to_copy_up(offset, len, drop)?;
+    /// As [`DiskIo::write_at`], and [`VolumeError::Stopped`].
+    pub fn copy_up(
+        &mut self,
+        offset: u64,
+        len: u64,
+        drop: u8,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<u64, PipelineError> {
+        let (request, missing) = self.to_copy_up(offset, len, drop, goes_on)?;
         if let Some(request) = request {
-            self.run(request, None)?;
+            self.run_while(request, None, goes_on)?;
         }
         Ok(missing)
     }
@@ -219,6 +226,7 @@ impl DiskIo {
         offset: u64,
         len: u64,
         drop: u8,
+        goes_on: &dyn Fn() -> bool,
     ) -> Result<(Option<BlockRequest>, u64), PipelineError> {
         let (first, end) = (
             ByteOffset(offset).block().0,
@@ -226,7 +234,7 @@ impl DiskIo {
         );
         let missing = self
             .volume
-            .count_missing(first..end, usize::from(drop), &|| true)?;
+            .count_missing(first..end, usize::from(drop), goes_on)?;
         // Zeros are to be noted too, where layers remain beneath.
         let is_needed = missing > 0 || usize::from(drop) < self.volume.lower().len();
         let request = BlockRequest {
@@ -371,8 +379,20 @@ impl DiskIo {
         request: BlockRequest,
         slice: Option<SharedSlice>,
     ) -> Result<(), PipelineError> {
+        self.run_while(request, slice, &|| true)
+    }
+
+    fn run_while(
+        &mut self,
+        request: BlockRequest,
+        slice: Option<SharedSlice>,
+        goes_on: &dyn Fn() -> bool,
+    ) -> Result<(), PipelineError> {
         self.submit(OWN, request, slice)?;
         loop {
+            if let (Some(pipeline), false) = (&mut self.pipeline, goes_on()) {
+                pipeline.give_up_copies();
+            }
             if let Some(result) = self.poll()? {
                 return Ok(result?);
             }

@@ -10,6 +10,7 @@
 #![deny(clippy::disallowed_types)]
 
 mod ahead;
+mod alone;
 mod complete;
 mod disk_io;
 mod durable;

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::Volume;
 use crate::must_complete::{MustComplete, lost};
 use crate::redo::RedoSlot;
 use crate::store::{
     BUFFER_LEN, BufferPool, OWN_BUFFERS, Store, StoreCompletion, StoreError, StoreOp, Tag,
 };
+use crate::{Volume, Wanted};
 use keys::units::{BLOCK_SIZE, ByteOffset, SECTOR_SIZE};
 use xts::{CipherStack, Cursor};
 
@@ -33,6 +33,10 @@ const BURST: u64 = (OWN_BUFFERS * BUFFER_LEN) as u64;
 /// Blocks that are zeroed before commands and completions are looked at, which takes a millisecond or two.
 pub(super) const ZERO_BURST: u64 = 16384;
 
+/// Bytes that are read or written without an operation before commands and completions are looked at, which takes a
+/// millisecond or two, and some 50 without AES instructions. Else a guest could have a queue do so for minutes.
+const AT_ONCE_BURST: u64 = 4 << 20;
+
 /// A request under way.
 pub(super) struct Request {
     name: MustComplete<NamedRequest>,
@@ -48,6 +52,8 @@ pub(super) struct Request {
     flushing: bool,
     /// It is to be durable, and some of it is not by itself.
     pub(super) unsynced: bool,
+    /// The block that it waits to have alone. It is among those that wait.
+    pub(super) wanted: Option<Wanted>,
 }
 
 impl Request {
@@ -100,6 +106,8 @@ pub struct Pipeline<S> {
     pub(super) pieces: Slab<Piece>,
     /// Requests that could not go on, in the order in which they came.
     pub(super) waiting: VecDeque<RequestId>,
+    /// What the request that is tried again wanted.
+    pub(super) wanted: Option<Wanted>,
     /// The first of `waiting` needs a buffer or room.
     starved: bool,
     /// Bytes issued since completions were looked at.
@@ -154,6 +162,7 @@ impl<S: Store> Pipeline<S> {
             requests: Slab::with_capacity(256),
             pieces: Slab::with_capacity(256),
             waiting: VecDeque::with_capacity(256),
+            wanted: None,
             starved: false,
             burst: 0,
             flush: FlushJob::default(),
@@ -254,6 +263,7 @@ impl<S: Store> Pipeline<S> {
             outcome: Outcome::default(),
             flushing: false,
             unsynced: false,
+            wanted: None,
         });
         if let Err(error) = range {
             self.fail(id, error);
@@ -380,15 +390,18 @@ impl<S: Store> Pipeline<S> {
             let Some(id) = self.waiting.pop_front() else {
                 return;
             };
+            self.take_wanted(id);
             match self.schedule(id) {
                 Progress::More | Progress::Issued => {}
                 Progress::InUse => self.waiting.push_back(id),
                 Progress::NoRoom => {
+                    self.keep_wanted(id);
                     self.starved = true;
                     self.waiting.push_front(id);
                     return;
                 }
             }
+            self.drop_wanted();
         }
     }
 
@@ -462,6 +475,7 @@ impl<S: Store> Pipeline<S> {
             no_such_request(id);
         };
         debug_assert_eq!(request.outstanding, 0, "pieces of a finished request");
+        debug_assert!(request.wanted.is_none(), "a finished request wants a block");
         let finished = Finished {
             name: request.name,
             result: request.outcome.into_result(),
@@ -477,6 +491,11 @@ impl<S: Store> Pipeline<S> {
 
     pub(super) fn is_burst_over(&self) -> bool {
         self.burst >= BURST
+    }
+
+    /// Notes that so many bytes were read or written without an operation, which takes time all the same.
+    pub(super) fn done_at_once(&mut self, bytes: u64) {
+        self.burst += bytes * BURST / AT_ONCE_BURST;
     }
 
     /// Notes that so many blocks were zeroed, which takes no operation but time.
@@ -539,6 +558,8 @@ impl<S> Pipeline<S> {
     /// process ends.
     fn abandon(&mut self) {
         for request in self.requests.drain() {
+            let wanted = request.wanted.into_iter();
+            wanted.for_each(|wanted| self.volume.marks().want_no_more(wanted));
             request.name.complete();
         }
         for piece in self.pieces.drain() {

@@ -26,6 +26,8 @@ impl Fixture {
                 client_id: Uuid::from_u128(2),
                 owner: IdentityOwner::Named("alice".into()),
                 secret_hash: None,
+                secret_ends: None,
+                is_application: false,
                 created: OffsetDateTime::now_utc(),
             },
         }

@@ -28,11 +28,12 @@ impl<S: Store> Pipeline<S> {
         if !self.has_room() {
             return Progress::NoRoom;
         }
-        let count = run.blocks.min(most);
-        let blocks = all.start..all.start + count;
-        let Some(mark) = self.volume.marks().try_exclusive(blocks.clone()) else {
+        let blocks = all.start..all.start + run.blocks.min(most);
+        let Some(mark) = self.mark_alone(id, blocks) else {
             return Progress::InUse;
         };
+        let blocks = mark.blocks();
+        let count = blocks.end - blocks.start;
         // The guest may have written some of them until they were marked.
         let still = matches!(missing(&self.volume, count), Ok(Some(now)) if now.what == run.what
             && now.blocks == count);

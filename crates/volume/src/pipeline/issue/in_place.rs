@@ -76,6 +76,9 @@ impl<S: Store> Pipeline<S> {
         layer: LayerIndex,
         transform: impl FnOnce(&mut Cipher, &[SharedSlice]),
     ) -> Option<Progress> {
+        if self.is_burst_over() {
+            return Some(Progress::NoRoom);
+        }
         let blocks = at.blocks(len);
         let count = blocks.end - blocks.start;
         let found = Run {
@@ -103,6 +106,7 @@ impl<S: Store> Pipeline<S> {
             transform(cipher, &find(&mut self.requests, id).memory.slices);
         }
         self.volume.marks().release(mark);
+        self.done_at_once(len);
         still.then(|| self.advance(id, len))
     }
 }

@@ -38,14 +38,14 @@ impl<S: Store> Pipeline<S> {
             Ok(None) => return Progress::InUse,
             Err(error) => return self.fail(id, error),
         };
-        let marks = self.volume.marks();
         let mark = match exclusive {
-            true => marks.try_exclusive(block.clone()),
-            false => marks.try_shared(block.clone()),
+            true => self.mark_alone(id, block.clone()),
+            false => self.volume.marks().try_shared(block.clone()),
         };
         let Some(mark) = mark else {
             return Progress::InUse;
         };
+        let marks = self.volume.marks();
         let source = match source_now(&self.volume) {
             Ok(Some(run)) => run.what,
             Ok(None) | Err(_) => {

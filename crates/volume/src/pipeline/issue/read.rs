@@ -20,6 +20,10 @@ impl<S: Store> Pipeline<S> {
             Err(error) => return self.fail(id, error),
         };
         let Source::Layer(layer) = source else {
+            if self.is_burst_over() {
+                return Progress::NoRoom;
+            }
+            self.done_at_once(len);
             let request = find(&mut self.requests, id);
             cursor.fill_zeros(&request.memory.slices, len as usize);
             return self.advance(id, len);

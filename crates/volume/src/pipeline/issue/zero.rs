@@ -32,7 +32,7 @@ impl<S: Store> Pipeline<S> {
             Ok(false) => return Progress::InUse,
             Err(error) => return self.fail(id, error),
         }
-        let Some(mark) = self.volume.marks().try_exclusive_first(blocks) else {
+        let Some(mark) = self.mark_alone(id, blocks) else {
             return Progress::InUse;
         };
         let blocks = mark.blocks();
