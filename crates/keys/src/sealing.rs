@@ -1,6 +1,6 @@
 //! A symmetric key that other secrets are encrypted under before they are stored.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -114,26 +114,28 @@ impl SealingKey {
     }
 
     /// Makes a new key in the new file `path`, mode 0600; the caller makes the directory entry
-    /// durable.
+    /// durable. What cannot be synced is removed: it would be read from the page cache, and taken for a key that is
+    /// stored.
     ///
     /// # Errors
     /// [`SealingError`], also when there is such a file.
     pub fn create(path: &Path) -> Result<Self, SealingError> {
         let Self(bytes) = Self::generate()?;
-        OpenOptions::new()
+        let fail = |source| SealingError::Io {
+            call: "write",
+            path: path.into(),
+            source,
+        };
+        let mut file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path)
-            .and_then(|mut file| {
-                file.write_all(bytes.as_slice())
-                    .and_then(|()| file.sync_all())
-            })
-            .map_err(|source| SealingError::Io {
-                call: "write",
-                path: path.into(),
-                source,
-            })?;
+            .map_err(fail)?;
+        file.write_all(bytes.as_slice())
+            .and_then(|()| file.sync_all())
+            .inspect_err(|_| drop(fs::remove_file(path)))
+            .map_err(fail)?;
         Ok(Self(bytes))
     }
 
@@ -271,8 +273,23 @@ fn check_private(file: &File, path: &Path) -> Result<(), SealingError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
     use std::os::unix::fs::PermissionsExt;
+
+    use test_support::seccomp::with_failing_syncs;
+
+    #[test]
+    fn a_key_that_cannot_be_synced_is_not_there_to_be_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master.key");
+        with_failing_syncs("master.key", |syncs| {
+            syncs.allow(0);
+            assert!(SealingKey::create(&path).is_err());
+            assert!(!path.exists());
+            syncs.allow_all();
+            SealingKey::create(&path).unwrap();
+        });
+        SealingKey::load(&path, FileGuard::Mode).unwrap();
+    }
 
     #[test]
     fn what_is_sealed_opens_unchanged_and_for_its_purpose_only() {
