@@ -170,6 +170,10 @@ fn begin(
     }
     // A header that was altered proves nothing about the rest.
     let repair = how.repair && report.problems.is_empty();
+    if repair {
+        // A power cut must not bring back a header that names what is removed.
+        lock.make_durable()?;
+    }
     check_copies(copies?, &mut lock, repair, report)?;
     Ok(Some(Begun {
         claims,
@@ -415,6 +419,8 @@ fn layer_of(name: &str) -> Option<Uuid> {
 
 #[cfg(test)]
 mod tests {
+    use test_support::seccomp::with_failing_syncs;
+
     use super::*;
     use crate::resource::directory::header_claims;
     use crate::resource::session::tests::attached;
@@ -444,5 +450,37 @@ mod tests {
         // What the attach left is settled, in the header of this moment.
         let header = header_claims(disk.directory()).unwrap();
         assert_eq!((header.generation, header.session), (77, None));
+    }
+
+    /// The header of before may be all that storage has, and name what is to be removed.
+    #[test]
+    fn nothing_is_removed_before_the_header_is_durable() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let disk = attached(&installation, runtime.path());
+        let repair = || {
+            let how = (runtime.path(), Unflushed::Needed);
+            check(&installation, "d", true, how).map(drop)
+        };
+        // What the attach left is none of this.
+        repair().unwrap();
+        let gone = Uuid::new_v4();
+        let file = disk.header_file().unwrap();
+        let mut lock = file.lock().unwrap();
+        let (mut header, dek) = disk.unlock(&installation, lock.read().unwrap()).unwrap();
+        header.gone.push(gone);
+        lock.write(&header, &dek).unwrap();
+        drop(lock);
+        let left = disk.directory().join(format!("{gone}.data"));
+        std::fs::write(&left, "").unwrap();
+        with_failing_syncs("header", |syncs| {
+            syncs.allow(0);
+            assert!(repair().is_err());
+            assert!(left.exists());
+            syncs.allow_all();
+            repair().unwrap();
+            assert!(!left.exists());
+        });
     }
 }
