@@ -160,18 +160,6 @@ impl VaultDatabase {
             .is_some())
     }
 
-    /// Whether the end of the deleted vault, which is due, is put off by a day: the clock may be wrong.
-    ///
-    /// # Errors
-    /// [`VaultErrorCode::Internal`].
-    pub fn puts_off_purge(&self, now: OffsetDateTime) -> Result<bool, VaultError> {
-        let behavior = TransactionBehavior::Immediate;
-        let transaction = Transaction::new_unchecked(&self.db, behavior)?;
-        let is_put_off = puts_off(&transaction, WHOLE_VAULT, now)?;
-        transaction.commit()?;
-        Ok(is_put_off)
-    }
-
     /// Where the vault expects its master key, in a few words.
     ///
     /// # Errors

@@ -439,7 +439,7 @@ impl Two {
     /// Has `app` trust the identity of the other installation.
     fn trust(&self) {
         let trust = self.disks.host.file("trust.json");
-        std::fs::write(&trust, self.disks.host.ok("identity trust -o json")).unwrap();
+        fs::write(&trust, self.disks.host.ok("identity trust -o json")).unwrap();
         self.vaults.host.ok(&format!(
             "identity federated-credential create theirs --identity-name app --trust {trust} --subject {}",
             self.subject
@@ -561,7 +561,7 @@ fn an_assertion_is_for_one_installation_identity_and_endpoint() {
     // What is to be trusted is checked, and connected over TLS only.
     let host = &two.vaults.host;
     let ours = host.file("ours.json");
-    std::fs::write(&ours, host.ok("identity trust -o json")).unwrap();
+    fs::write(&ours, host.ok("identity trust -o json")).unwrap();
     let add = |file: &str, name: &str| {
         format!(
             "identity federated-credential create other --identity-name {name} --trust {file} --subject {}",
@@ -571,7 +571,7 @@ fn an_assertion_is_for_one_installation_identity_and_endpoint() {
     host.refused_with("BadParameter", &add(&ours, "app"));
     let trust = two.disks.host.file("trust.json");
     host.refused_with("ResourceNotFound", &add(&trust, "nobody"));
-    std::fs::write(&ours, "{}").unwrap();
+    fs::write(&ours, "{}").unwrap();
     host.refused_with("InvalidArgument", &add(&ours, "app"));
     host.refused_with(
         "ResourceNotFound",

@@ -77,7 +77,9 @@ mod tests {
         let (told, tells) = channel();
         let bound = |patience, told: &Sender<&'static str>, what| {
             let told = told.clone();
-            Bound::within(patience, move || drop(told.send(what)))
+            Bound::within(patience, move || {
+                let _ = told.send(what);
+            })
         };
         drop(bound(Duration::from_millis(200), &told, "done"));
         let _late = bound(Duration::ZERO, &told, "late");

@@ -7,6 +7,7 @@ use vault::{KeyPermission, KeyUrl, VaultDatabase};
 
 use crate::resource::reconcile::reconcile_one;
 use installation::catalog::{CatalogError, DesIdentity, VaultRecord};
+use installation::envelope::HeaderBuffer;
 use installation::{Installation, InstallationError};
 use uuid::Uuid;
 
@@ -83,9 +84,9 @@ fn complete(
 
 /// What disks, snapshots and images need by their headers, or by the catalog where a header cannot be read.
 fn needs(installation: &Installation) -> Result<Vec<Need>, InstallationError> {
-    let mut found = Vec::new();
+    let (mut found, mut buffer) = (Vec::new(), HeaderBuffer::default());
     for row in installation.catalog().resources()? {
-        let record = reconcile_one(installation, row)?;
+        let record = reconcile_one(installation, row, &mut buffer)?;
         let own = (&record.disk_encryption_set, &record.key_url);
         let layers = record.layers.iter();
         let layers = layers.map(|layer| (&layer.disk_encryption_set, &layer.key_url));

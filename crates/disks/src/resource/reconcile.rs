@@ -36,15 +36,14 @@ pub fn reconcile(installation: &Installation) -> Result<(), CatalogError> {
     Ok(())
 }
 
-/// As [`reconcile`] for one row.
-fn reconcile_one(
+/// As [`reconcile`] for one row; returns what it says then.
+pub(crate) fn reconcile_one(
     installation: &Installation,
     row: Stored<DiskRecord>,
     buffer: &mut HeaderBuffer,
-) -> Result<(), CatalogError> {
+) -> Result<DiskRecord, CatalogError> {
     let header = unverified_header(&row.record.directory, buffer).ok();
-    reconcile_by(installation, row, header.as_ref())?;
-    Ok(())
+    reconcile_by(installation, row, header.as_ref())
 }
 
 /// As [`reconcile`] for one row, by what the header in its directory claims; returns what it says then.

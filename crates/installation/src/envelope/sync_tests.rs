@@ -15,7 +15,6 @@ struct Rig {
     path: PathBuf,
     dek: Dek,
     first: Header,
-    second: Header,
     third: Header,
 }
 
@@ -37,7 +36,6 @@ fn rig() -> Rig {
         path,
         dek,
         first,
-        second,
         third,
     }
 }
