@@ -17,7 +17,7 @@ use crate::call::Call;
 use crate::changing::NameLock;
 use crate::error::{ArmError, text};
 use crate::filter::Term;
-use crate::graph;
+use crate::graph_views;
 use crate::names::time_text;
 use crate::places::name_lock;
 use crate::reply::{created, done, item, list};
@@ -38,7 +38,10 @@ const NAME: usize = 128;
 /// 400 for another filter than clients write, 403.
 pub fn all(call: &Call<'_>) -> Result<FrontReply, ArmError> {
     let found = matching(call, true)?;
-    Ok(list(found.iter().map(view).collect(), None))
+    Ok(list(
+        found.iter().map(graph_views::application).collect(),
+        None,
+    ))
 }
 
 /// The identities that the filter of a request is about, of which only those with a record are known.
@@ -93,7 +96,7 @@ fn holds(term: &Term, record: &IdentityRecord) -> Result<bool, ArmError> {
 /// 403, 404.
 pub fn one(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError> {
     require(call, "read")?;
-    Ok(item(view(&application(call, id)?)))
+    Ok(item(graph_views::application(&application(call, id)?)))
 }
 
 /// `POST /applications`
@@ -121,7 +124,7 @@ pub fn create(call: &Call<'_>) -> Result<FrontReply, ArmError> {
     let record = recorded(call, "ApplicationCreate", name, || {
         Ok(call.installation().create_application(name)?)
     })?;
-    Ok(created(view(&record)))
+    Ok(created(graph_views::application(&record)))
 }
 
 /// `POST /servicePrincipals`: that of an application is there with it.
@@ -136,7 +139,7 @@ pub fn create_principal(call: &Call<'_>) -> Result<FrontReply, ArmError> {
         _ => None,
     };
     match found.filter(|record| record.is_application) {
-        Some(record) => Ok(created(graph::view(&record.into()))),
+        Some(record) => Ok(created(graph_views::service_principal(&record.into()))),
         None => Err(bad("There is no application of that 'appId' here.".into())),
     }
 }
@@ -260,28 +263,6 @@ fn application(call: &Call<'_>, id: &str) -> Result<IdentityRecord, ArmError> {
             "There is no application of that id here.",
         )),
     }
-}
-
-fn view(record: &IdentityRecord) -> Value {
-    json!({
-        "@odata.type": "#microsoft.graph.application",
-        "id": record.object_id,
-        "appId": record.client_id,
-        "displayName": record.owner.name(),
-        "createdDateTime": time_text(record.created),
-        "signInAudience": "AzureADMyOrg",
-        "identifierUris": [],
-        "requiredResourceAccess": [],
-        "passwordCredentials": passwords(record),
-        "keyCredentials": [],
-    })
-}
-
-/// What is told of the password that an application has.
-pub fn passwords(record: &IdentityRecord) -> Vec<Value> {
-    let id = record.password_id();
-    let told = id.map(|id| json!({"keyId": id, "endDateTime": record.secret_ends.map(time_text)}));
-    told.into_iter().collect()
 }
 
 /// What the audit log calls it.

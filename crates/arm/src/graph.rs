@@ -1,13 +1,13 @@
 //! As much of Microsoft Graph as Azure's clients ask for: who somebody is, and applications.
 
-use serde_json::{Value, json};
 use server::FrontReply;
 use uuid::Uuid;
 
 use crate::applications;
 use crate::call::Call;
 use crate::error::ArmError;
-use crate::identities::{PrincipalView, Principals, find, named};
+use crate::graph_views::service_principal;
+use crate::identities::{Principals, find, named};
 use crate::reply::{item, list};
 
 /// Most ids that are asked for at once, as in Graph.
@@ -58,7 +58,12 @@ fn service_principals(call: &Call<'_>) -> Result<FrontReply, ArmError> {
         .find_map(|field| filter.value_of(field));
     let Some(wanted) = wanted else {
         let found = applications::matching(call, false)?.into_iter();
-        return Ok(list(found.map(|found| view(&found.into())).collect(), None));
+        return Ok(list(
+            found
+                .map(|found| service_principal(&found.into()))
+                .collect(),
+            None,
+        ));
     };
     // az's name for whoever has logged in with a managed identity.
     let found = match wanted {
@@ -76,7 +81,7 @@ fn one(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError> {
         Err(_) => None,
     };
     match found {
-        Some(found) => Ok(item(view(&found))),
+        Some(found) => Ok(item(service_principal(&found))),
         None => Err(ArmError::new(
             404,
             "Request_ResourceNotFound",
@@ -100,30 +105,8 @@ fn by_ids(call: &Call<'_>) -> Result<FrontReply, ArmError> {
         if let Some(id) = id
             && let Some(principal) = principals.find(id)?
         {
-            found.push(view(&principal));
+            found.push(service_principal(&principal));
         }
     }
     Ok(list(found, None))
-}
-
-/// A service principal.
-pub fn view(principal: &PrincipalView) -> Value {
-    // az shows the first name of each; a set that has asked for no token yet has no client id.
-    let id = principal.client_id.unwrap_or(principal.object_id);
-    let application = principal.application.as_ref();
-    let kind = match application {
-        Some(_) => "Application",
-        None => "ManagedIdentity",
-    };
-    json!({
-        "@odata.type": "#microsoft.graph.servicePrincipal",
-        "id": principal.object_id,
-        "appId": id,
-        "displayName": principal.name,
-        "servicePrincipalType": kind,
-        "servicePrincipalNames": [id],
-        "accountEnabled": true,
-        "passwordCredentials": application.map_or_else(Vec::new, applications::passwords),
-        "keyCredentials": [],
-    })
 }

@@ -38,6 +38,7 @@ mod error;
 mod etag;
 pub mod filter;
 mod graph;
+mod graph_views;
 mod groups;
 pub mod id;
 mod identities;

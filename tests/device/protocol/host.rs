@@ -209,6 +209,8 @@ fn an_ordinary_user_is_served_with_as_much_locked_memory_as_is_said() {
     let disk = Disk::new(4 * MIB);
     for (queues, layers) in [(16, 1), (16, 3), (1, 3), (40, 3)] {
         while layers_of(&disk) < layers {
+            // What did not change gets no layer.
+            assert_served(&disk);
             let name = format!("s{}", layers_of(&disk));
             let made = ["snapshot", "create", &name, "--source", "disk"];
             expect_success(&mut disk.command(&made));

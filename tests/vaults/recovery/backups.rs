@@ -33,9 +33,15 @@ pub fn with_identity(host: &Host, command: &str, file: &str) -> String {
     )
 }
 
-/// Takes the installation's state away, all but its disks.
+/// Takes the installation's state away, all but its disks. The directory is the same one afterwards: what runs can write
+/// in no other.
 pub fn lose_state(host: &Host) {
-    fs::rename(host.state(), host.path("lost")).unwrap();
+    let lost = host.path("lost");
+    fs::create_dir(&lost).unwrap();
+    for entry in fs::read_dir(host.state()).unwrap() {
+        let entry = entry.unwrap();
+        fs::rename(entry.path(), lost.join(entry.file_name())).unwrap();
+    }
 }
 
 pub fn bring_disks(host: &Host) {

@@ -6,7 +6,7 @@ mod backups;
 mod catalog;
 mod drill;
 mod master;
-mod running;
+mod attached;
 mod segments;
 mod support;
 mod tpm;

@@ -28,7 +28,7 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(5);
 /// storage hangs, and its key must not outlive the revocation for as long as that takes.
 const DESTROY_PATIENCE: Duration = Duration::from_secs(30);
 /// How long it may take to serve again with its key. After that it is killed: it may have read the key without a
-/// word, and its guest would stand still for as long as it says nothing.
+/// word, and its guest would be served nothing for as long as it says nothing.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A moment on the clock that never jumps, and as it is shown. The host's suspension counts, as it does for who reads
@@ -81,14 +81,14 @@ pub(crate) trait GuardActions {
     /// Destroys what is kept of a DEK that the data plane does not have.
     fn forget(&mut self);
     /// Kills the data plane, which has not done what it was told about its key.
-    fn kill(&mut self, told: Told);
+    fn kill(&mut self, told: Unanswered);
     /// Tells everybody.
     fn tell(&mut self, event: GuardEvent);
 }
 
 /// What a data plane was told about its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Unanswered {
     Destroy,
     Restore,
 }
@@ -235,7 +235,7 @@ impl Guard {
         match &mut self.key {
             Key::BeingDestroyed { since, killed } if now.instant >= *since + DESTROY_PATIENCE => {
                 if !std::mem::replace(killed, true) {
-                    actions.kill(Told::Destroy);
+                    actions.kill(Unanswered::Destroy);
                 }
             }
             Key::BeingRestored { since } if now.instant >= *since + RESTORE_PATIENCE => {
@@ -245,7 +245,7 @@ impl Guard {
                     killed: true,
                 };
                 actions.forget();
-                actions.kill(Told::Restore);
+                actions.kill(Unanswered::Restore);
                 let seconds = RESTORE_PATIENCE.as_secs();
                 let why = format!("the data plane does not say within {seconds} s that it serves");
                 self.withheld(data_plane_failed(&why), now, actions);

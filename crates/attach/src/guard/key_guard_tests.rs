@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use time::OffsetDateTime;
 
-use crate::guard::key_guard::{Finding, Guard, GuardActions, GuardEvent, LayerKeys, Moment, Told};
+use crate::guard::key_guard::{Finding, Guard, GuardActions, GuardEvent, LayerKeys, Moment, Unanswered};
 use crate::status::{DekState, EventKind, GuardOptions, KeyState, Reason};
 use keys::Dek;
 use protocol::OnRevoke;
@@ -20,7 +20,7 @@ struct World {
     checks: Vec<bool>,
     destroys: u32,
     restores: u32,
-    kills: Vec<Told>,
+    kills: Vec<Unanswered>,
     /// The DEK is kept for the next data plane.
     kept: bool,
     events: Vec<EventKind>,
@@ -47,7 +47,7 @@ impl GuardActions for World {
         self.kept = false;
     }
 
-    fn kill(&mut self, told: Told) {
+    fn kill(&mut self, told: Unanswered) {
         self.kills.push(told);
     }
 
@@ -375,7 +375,7 @@ fn a_data_plane_that_keeps_the_key_is_killed_once() {
     assert!(bench.world.kills.is_empty());
     bench.pass(Duration::from_secs(1));
     bench.pass(Duration::from_secs(100));
-    assert_eq!(bench.world.kills, [Told::Destroy]);
+    assert_eq!(bench.world.kills, [Unanswered::Destroy]);
     assert!(bench.guard.holds_key(), "until its end is seen");
 }
 
@@ -392,7 +392,7 @@ fn a_data_plane_that_does_not_say_whether_it_has_the_key_again_loses_it_by_a_ref
     bench.pass(Duration::from_secs(29));
     assert!(bench.world.kills.is_empty());
     bench.pass(Duration::from_secs(1));
-    assert_eq!(bench.world.kills, [Told::Destroy]);
+    assert_eq!(bench.world.kills, [Unanswered::Destroy]);
 }
 
 #[test]
@@ -407,7 +407,7 @@ fn a_data_plane_that_never_says_that_it_serves_again_is_killed_and_the_next_gets
     let due = bench.now.instant + Duration::from_secs(10);
     assert_eq!(bench.guard.deadline(), due);
     bench.pass(Duration::from_secs(10));
-    assert_eq!(bench.world.kills, [Told::Restore]);
+    assert_eq!(bench.world.kills, [Unanswered::Restore]);
     assert!(!bench.world.kept);
     assert_eq!(bench.last(), Some(EventKind::KeyNotRestored));
     // What it says now is of a key that it is to lose.

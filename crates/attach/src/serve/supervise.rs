@@ -17,7 +17,7 @@ use crate::begin::data_plane::{DataPlane, process};
 use crate::begin::socket::Socket;
 use crate::error::AttachError;
 use crate::guard::checker::Checker;
-use crate::guard::key_guard::{Guard, GuardActions, GuardEvent, LayerKeys, Moment, Told};
+use crate::guard::key_guard::{Guard, GuardActions, GuardEvent, LayerKeys, Moment, Unanswered};
 use crate::guard::records::{Operation, Record, Recorder};
 use crate::serve::attached_disk::AttachedDisk;
 use crate::serve::control_socket::ControlSocket;
@@ -216,14 +216,14 @@ impl GuardActions for Attached {
         self.keys.destroy();
     }
 
-    fn kill(&mut self, told: Told) {
+    fn kill(&mut self, told: Unanswered) {
         let name = &self.name;
         match told {
-            Told::Destroy => log::error!(
+            Unanswered::Destroy => log::error!(
                 "the data plane of the disk {name} does not finish what it had begun, so it is killed: its \
                  revoked key must not live on; look at the storage"
             ),
-            Told::Restore => log::error!(
+            Unanswered::Restore => log::error!(
                 "the data plane of the disk {name} was given its key and says nothing, so it is killed: \
                  another one gets the key; look at the storage"
             ),

@@ -102,8 +102,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let installation = Installation::open(dir.path()).unwrap();
         let settings = VaultSettings::default();
-        installation.create_vault("v", &settings).unwrap();
-        let here = "https://v.vault.localhost";
+        installation.create_vault("kv-here", &settings).unwrap();
+        let here = "https://kv-here.vault.localhost";
         let verdict = |url: &str, error| as_far_as_known(&installation, url, error).key_verdict();
         let forbidden = || refused(VaultErrorCode::Forbidden);
         assert_eq!(verdict(here, no_set()), Verdict::Refused);

@@ -7,7 +7,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::error::CatalogError;
-use super::locks_sqlite::LocksHeld;
 use super::management::{ManagementCatalog, Touch};
 use super::record::Kind;
 
@@ -168,6 +167,9 @@ impl Lock {
     }
 }
 
+/// Keeps everybody from putting a lock, and from changing anything else in the catalog, until it is dropped.
+pub trait LocksHeld {}
+
 /// The part of the catalog that is about locks.
 pub trait LockCatalog: ManagementCatalog {
     /// All locks.
@@ -207,7 +209,7 @@ pub trait LockCatalog: ManagementCatalog {
         kind: Kind,
         name: &str,
         change: Change,
-    ) -> Result<LocksHeld<'_>, CatalogError>;
+    ) -> Result<Box<dyn LocksHeld + '_>, CatalogError>;
 }
 
 /// Refuses a change of something in a group that one of these locks forbids.
@@ -430,7 +432,7 @@ mod tests {
             .each_ref()
             .map(|dir| Installation::open(dir.path()).unwrap());
         let settings = vault::VaultSettings::default();
-        installation.create_vault("kv", &settings).unwrap();
+        installation.create_vault("kv1", &settings).unwrap();
         installation.create_identity("alice").unwrap();
         let subject = Uuid::new_v4();
         let trusts = |name: &str| {
@@ -458,7 +460,7 @@ mod tests {
         };
         let place = vault::MasterPlace::Beside;
         lock_all(LockLevel::ReadOnly);
-        is_locked(installation.reseal_vault("kv", &place).err());
+        is_locked(installation.reseal_vault("kv1", &place).err());
         is_locked(trusts("new").err());
         is_locked(connects("far").err());
         lock_all(LockLevel::CanNotDelete);
@@ -470,7 +472,7 @@ mod tests {
         );
         trusts("new").unwrap();
         connects("far").unwrap();
-        installation.reseal_vault("kv", &place).unwrap();
+        installation.reseal_vault("kv1", &place).unwrap();
         catalog.delete_lock(&LockTarget::Subscription, "l").unwrap();
         installation.disconnect_vault("far", |_| Ok(())).unwrap();
         installation

@@ -6,21 +6,23 @@ use rusqlite::{Connection, TransactionBehavior};
 
 use super::error::CatalogError;
 use super::lock_rows::{LOCKS, columns, insert, parse, refuse, refuse_on_going};
-use super::locks::{Change, Lock, LockCatalog, LockRecord, LockTarget};
+use super::locks::{Change, Lock, LockCatalog, LockRecord, LockTarget, LocksHeld};
 use super::record::Kind;
 use super::sqlite::SqliteCatalog;
 
 /// A transaction that changes nothing, and keeps all others from changing anything until it is dropped.
-pub struct LocksHeld<'a>(MutexGuard<'a, Connection>);
+struct Held<'a>(MutexGuard<'a, Connection>);
 
-impl<'a> LocksHeld<'a> {
+impl<'a> Held<'a> {
     fn begin(db: MutexGuard<'a, Connection>) -> Result<Self, CatalogError> {
         db.execute_batch("BEGIN IMMEDIATE")?;
         Ok(Self(db))
     }
 }
 
-impl Drop for LocksHeld<'_> {
+impl LocksHeld for Held<'_> {}
+
+impl Drop for Held<'_> {
     fn drop(&mut self) {
         if let Err(error) = self.0.execute_batch("ROLLBACK") {
             log::error!("a transaction of the catalog does not end: {error}");
@@ -54,10 +56,10 @@ impl LockCatalog for SqliteCatalog {
         kind: Kind,
         name: &str,
         change: Change,
-    ) -> Result<LocksHeld<'_>, CatalogError> {
-        let held = LocksHeld::begin(self.db())?;
+    ) -> Result<Box<dyn LocksHeld + '_>, CatalogError> {
+        let held = Held::begin(self.db())?;
         refuse(&held.0, kind, name, change)?;
-        Ok(held)
+        Ok(Box::new(held))
     }
 }
 

@@ -28,6 +28,8 @@ use loom::model::Builder;
 fn check(turns: usize, model: impl Fn() + Send + Sync + 'static) {
     let given = std::env::var("SEALDISK_MODEL_TURNS").ok();
     let mut builder = Builder::new();
+    // Threads that try again until they have something take more steps than loom expects of a model.
+    builder.max_branches = 20_000;
     builder.preemption_bound = given.and_then(|turns| turns.parse().ok()).or(Some(turns));
     builder.check(model);
 }
