@@ -1,5 +1,6 @@
 //! As much of Microsoft Graph as Azure's clients ask for: who somebody is, and applications.
 
+use serde_json::Value;
 use server::FrontReply;
 use uuid::Uuid;
 
@@ -72,7 +73,7 @@ fn service_principals(call: &Call<'_>) -> Result<FrontReply, ArmError> {
         }
         name => named(call.installation(), name)?,
     };
-    Ok(list(found.iter().map(view).collect(), None))
+    Ok(list(found.iter().map(service_principal).collect(), None))
 }
 
 fn one(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError> {

@@ -49,7 +49,8 @@ impl EmbeddedVault {
         if operation != "KeyUnwrap" && self.reserve.is_spent() {
             return Err(AuditError::Full.into());
         }
-        let over = until(db, caller)? - micros(self.clock.now()) - SPAN_MICROS;
+        let now = micros(self.clock.now());
+        let over = until(db, caller, now)? - now - SPAN_MICROS;
         if over <= 0 {
             return Ok(());
         }
@@ -88,8 +89,7 @@ impl EmbeddedVault {
             return Ok(());
         }
         let now = micros(self.clock.now());
-        let each = SPAN_MICROS / store::operations_limit(db)?.max(1);
-        let until = until(db, caller)?.max(now) + weight * each;
+        let until = until(db, caller, now)?.max(now) + weight * each(db)?;
         db.prepare_cached("INSERT OR REPLACE INTO audit_quota (caller, until) VALUES (?, ?)")?
             .execute(params![caller.object_id.to_string(), until])?;
         let known: i64 = db
@@ -121,14 +121,27 @@ pub(crate) fn busiest(
     }))
 }
 
+/// What one record takes of the time, in microseconds.
+fn each(db: &Connection) -> Result<i64, VaultError> {
+    Ok(SPAN_MICROS / store::operations_limit(db)?.max(1))
+}
+
 /// Until when what the caller had recorded would have taken, in microseconds since 1970.
-fn until(db: &Connection, caller: &Caller) -> Result<i64, VaultError> {
+///
+/// A time that nobody can have got to by now is of a clock that was ahead, and has been put right: the caller is at its
+/// limit then, and does not wait until that time.
+fn until(db: &Connection, caller: &Caller, now: i64) -> Result<i64, VaultError> {
     let sql = "SELECT until FROM audit_quota WHERE caller = ?";
     let found = db
         .prepare_cached(sql)?
         .query_row([caller.object_id.to_string()], |row| row.get(0))
         .optional()?;
-    Ok(found.unwrap_or(0))
+    let found: i64 = found.unwrap_or(0);
+    let full = now + SPAN_MICROS;
+    Ok(match found > full + SPAN_MICROS + REFUSAL * each(db)? {
+        true => full,
+        false => found,
+    })
 }
 
 fn micros(time: OffsetDateTime) -> i64 {
