@@ -75,7 +75,7 @@ pub enum Verdict {
 impl VaultErrorCode {
     /// All of them, for what has to hold for each.
     #[cfg(test)]
-    pub(crate) const ALL: [Self; 24] = [
+    pub(crate) const ALL: [Self; 25] = [
         Self::VaultNotFound,
         Self::VaultDeleted,
         Self::KeyNotFound,
@@ -98,6 +98,7 @@ impl VaultErrorCode {
         Self::KeyBeingPurged,
         Self::Unauthorized,
         Self::Unreachable,
+        Self::Incomplete,
         Self::Throttled,
         Self::Internal,
     ];

@@ -310,8 +310,15 @@ fn uses_elsewhere(
         );
         found.push((Unknown, reason));
     }
-    if let Some(since) = vaults.incomplete(installation, &name)? {
-        found.push((Unknown, why_incomplete(&name, since)));
+    match vaults.incomplete(installation, &name) {
+        Ok(None) => {}
+        Ok(Some(since)) => found.push((Unknown, why_incomplete(&name, since))),
+        // One of an older version, which is only looked at, does not say.
+        Err(error) => {
+            let reason =
+                format!("the key vault '{name}' does not say whether it is whole: {error}");
+            found.push((Unknown, reason));
+        }
     }
     if let Some(restored) = installation.catalog().restored()?
         && restored.is_about(vault.record.created)

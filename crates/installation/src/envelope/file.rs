@@ -526,7 +526,8 @@ impl HeaderLock<'_> {
     pub fn mend(&mut self) -> Result<bool, EnvelopeError> {
         let mut buffer = HeaderBuffer::default();
         let bytes = self.file.bytes(&mut buffer)?;
-        let Newest { pair, number, .. } = self.file.newest(bytes)?;
+        let newest = self.file.newest(bytes)?;
+        let (pair, number) = (newest.pair, newest.number);
         let slots = pair.slots(bytes);
         let (good, bad) = (slots[number], slots[1 - number]);
         if matches!(
@@ -535,6 +536,8 @@ impl HeaderLock<'_> {
         ) {
             return Ok(false);
         }
+        // Of two with the same number the later one counts, whichever storage has.
+        self.keep(bytes, &newest)?;
         self.put(good, pair.at(1 - number))?;
         Ok(true)
     }

@@ -8,7 +8,7 @@ use super::keys::latest;
 use super::subject::{Done, Subject};
 use super::vault::EmbeddedVault;
 use crate::refusal;
-use crate::store::{self, DeletedRow};
+use crate::store::{self, DeletedRow, DueKind};
 use crate::{Caller, DeletedKey, KeyBundle, KeyPermission, Page, VaultError};
 
 impl EmbeddedVault {
@@ -91,6 +91,8 @@ impl EmbeddedVault {
             self.authorize(db, caller, KeyPermission::Recover)?;
             self.find_deleted(db, name)?;
             store::remove_deleted(db, name)?;
+            // What was noted of this deletion says nothing of the next one.
+            store::clear_retry(db, DueKind::Purge, name)?;
             let row = self.find(db, &latest(name))?;
             let bundle = self.bundle(&self.settings_in(db)?, &row);
             Ok(Done::with_version(bundle, &row.version))

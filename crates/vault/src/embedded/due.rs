@@ -136,6 +136,8 @@ impl EmbeddedVault {
         if store::deleted_key(&transaction, name)?.is_none_or(|row| row.purge_at > now) {
             return Ok(false);
         }
+        // The record of this purge would make the clock believed for the next key.
+        self.put_off_in_doubt(&transaction)?;
         if destroyed.is_ok() {
             self.erase_rows(&transaction, name)?;
         }

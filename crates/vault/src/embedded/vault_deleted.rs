@@ -3,11 +3,12 @@
 
 use time::Duration;
 
+use super::doubt::WHOLE_VAULT;
 use super::subject::{Subject, VAULT_DELETE, VAULT_PURGE, VAULT_RECOVER};
 use super::vault::EmbeddedVault;
 use crate::clock::moment;
 use crate::refusal;
-use crate::store::{self, VaultDeletion};
+use crate::store::{self, DueKind, VaultDeletion};
 use crate::{Caller, VaultError, VaultErrorCode};
 
 impl EmbeddedVault {
@@ -44,6 +45,8 @@ impl EmbeddedVault {
                     format!("the key vault '{}' is being purged", self.name),
                 ));
             }
+            // What was noted of this deletion says nothing of the next one.
+            store::clear_retry(db, DueKind::Purge, WHOLE_VAULT)?;
             store::set_deletion(db, None)
         })
     }

@@ -266,3 +266,18 @@ fn the_end_of_a_whole_vault_is_put_off_likewise() {
     fixture.clock.advance(Duration::DAY);
     assert!(!puts_off());
 }
+
+/// A purge that was begun before goes on by whatever clock, and its record is of that clock.
+#[test]
+fn the_record_of_one_purge_has_the_clock_believed_for_no_other() {
+    let fixture = DeviceVault::new();
+    let (vault, owner) = (&fixture.vault, &fixture.owner);
+    vault.delete_key(owner, "k").unwrap();
+    live_on(vault, owner, &fixture.clock, Duration::days(90));
+    fixture.refuse(true);
+    assert_eq!(vault.run_due().unwrap().failed.len(), 1);
+    vault.delete_key(owner, "stubborn").unwrap();
+    fixture.refuse(false);
+    fixture.clock.advance(Duration::days(100));
+    assert_eq!(vault.run_due().unwrap().done, ["purged the key 'k'"]);
+}
