@@ -142,6 +142,10 @@ struct UpdateArgs {
     network: network::NetworkOptions,
     #[command(flatten)]
     settings: SettingsArgs,
+    /// Take the word of a vault that was restored, or made in the place of a lost one, for it that a key or permission
+    /// that it does not know does not exist
+    #[arg(long)]
+    complete: bool,
 }
 
 #[derive(Args)]
@@ -232,6 +236,9 @@ fn dispatch(
             vault.update_settings(&installation.operator(), &settings)?;
             if let Some(limit) = args.operations_limit {
                 vault.set_operations_limit(&installation.operator(), limit)?;
+            }
+            if args.complete {
+                vault.clear_incomplete(&installation.operator())?;
             }
             args.network.apply(installation, &vault)?;
             context.output.show(&view(&vault)?)

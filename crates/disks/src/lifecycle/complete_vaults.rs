@@ -70,8 +70,9 @@ fn complete(
             _ => continue,
         };
         lacking.push(format!(
-            "the key vault '{}' {what}, which {} needs",
-            record.name, need.of
+            "the key vault '{}' {what}, which {} needs; if that is meant to be so: \
+             `sealdisk keyvault update {} --complete`",
+            record.name, need.of, record.name
         ));
     }
     lacking.dedup();

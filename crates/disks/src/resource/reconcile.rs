@@ -66,8 +66,13 @@ pub(crate) fn reconcile_by(
             let now = installation.catalog().resource(record.kind, &record.name)?;
             Ok(now.record)
         }
-        // The header names a set that this installation does not have: the disk came from another.
+        // The header names a set that this installation does not have: the disk came from another, or an older copy of
+        // the header is from before it was moved out of a set that is gone.
         Err(e @ CatalogError::NotFound { .. }) => {
+            let newest = described(&row.record, found.claims());
+            if newest != row.record {
+                let _ = installation.catalog().update_disk(row.rev, &newest);
+            }
             log::warn!("the header of the disk {} counts, but: {e}", record.name);
             Ok(record)
         }

@@ -174,6 +174,11 @@ impl SqliteCatalog {
     /// Writes the copy anew. The change that it follows is durable, so a failure is told and undoes
     /// nothing; the next change writes all of it again.
     fn copy(&self) {
+        // The copy beside another catalog is of that one.
+        let known = *self.file();
+        if known.is_some() && FileId::at(&self.path).is_some_and(|found| Some(found) != known) {
+            return;
+        }
         if let Err(error) = CatalogCopy::replace(&self.path, || self.current()) {
             log::warn!("{error}; `sealdisk catalog rebuild` would miss the latest change");
         }

@@ -35,7 +35,7 @@ pub(crate) fn puts_off(
         if now < retry.next && retry.next - now <= PUT_OFF {
             return Ok(true);
         }
-        if now >= retry.next && now - retry.next <= LONG {
+        if now >= retry.next {
             return Ok(false);
         }
     }

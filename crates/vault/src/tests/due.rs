@@ -255,6 +255,17 @@ fn a_vault_that_nobody_has_used_for_long_purges_a_day_later() {
 }
 
 #[test]
+fn a_vault_that_is_used_now_and_then_purges_when_it_is_used_again() {
+    let fixture = Fixture::new();
+    fixture.vault.delete_key(&fixture.owner, "k").unwrap();
+    fixture.clock.advance(Duration::days(100));
+    assert_eq!(fixture.vault.run_due().unwrap(), Due::default());
+    fixture.clock.advance(Duration::days(8));
+    let done = fixture.vault.run_due().unwrap().done;
+    assert_eq!(done, ["purged the key 'k'"]);
+}
+
+#[test]
 fn the_end_of_a_whole_vault_is_put_off_likewise() {
     let fixture = Fixture::new();
     fixture.vault.delete(&fixture.owner).unwrap();
