@@ -152,6 +152,13 @@ pub fn patch(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError> {
     require(call, "write")?;
     refuse_other(call, &["displayName", "accountEnabled"])?;
     let record = application(call, id)?;
+    // Graph takes away what a list has no more, and whoever sends an empty one would rely on it.
+    if record.secret_hash.is_some() && call.body.get("passwordCredentials").is_some() {
+        return Err(ArmError::not_offered(
+            "passwordCredentials",
+            "another list of passwords: removePassword takes one away",
+        ));
+    }
     match text(&call.body, "/displayName") {
         Some(name) if name != record.owner.name() => Err(ArmError::not_offered(
             "displayName",
@@ -188,6 +195,8 @@ pub fn add_password(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError> {
     let record = application(call, id)?;
     let ends = end(&call.body)?;
     let name = optional_text(&call.body, "/passwordCredential/displayName")?;
+    // Whoever puts a management lock on it has its name too.
+    let _lock = hold(call, record.owner.name())?;
     let detail = format!("{}, until {}", named(&record), time_text(ends));
     let (record, secret) = recorded(call, "ApplicationAddPassword", &detail, || {
         Ok(call.installation().add_password(record.object_id, ends)?)
@@ -211,6 +220,7 @@ pub fn remove_password(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError
     let record = application(call, id)?;
     let key = text(&call.body, "/keyId").and_then(|key| Uuid::try_parse(key).ok());
     let key = key.ok_or_else(|| bad("'keyId' has to be that of a password.".into()))?;
+    let _lock = hold(call, record.owner.name())?;
     recorded(call, "ApplicationRemovePassword", &named(&record), || {
         Ok(call.installation().remove_password(record.object_id, key)?)
     })?;

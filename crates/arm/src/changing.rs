@@ -18,7 +18,8 @@ use installation::Installation;
 const MERGING: Duration = Duration::from_secs(30);
 const CHANGING: Duration = Duration::from_secs(3);
 /// How long a name is waited for: longer than anything that is done with one, of which a snapshot of an attached disk may
-/// take five minutes. Whoever has it then hangs, and is not to hang all others.
+/// take five minutes. Whoever has it then hangs, and is not to hang all others. Only an import shares the name of its
+/// group for longer: whoever deletes the group, which alone waits for that, cancels it first.
 const HELD: Duration = Duration::from_secs(600);
 /// So many of those who have a name are told.
 const TOLD: usize = 3;

@@ -97,7 +97,10 @@ pub fn one(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
 }
 
 fn put(call: &Call<'_>, name: &str) -> Result<FrontReply, ArmError> {
-    let _lock = call.changes.lock(&group_lock(name), call.what())?;
+    // What is put into it shares it too, an import for hours: nobody waits for that who changes its tags.
+    let _held = call.changes.share(&group_lock(name), call.what())?;
+    let own = format!("{}/write", group_lock(name));
+    let _lock = call.changes.lock(&own, call.what())?;
     let known = call.catalog().group(name)?;
     let now = known.as_ref().map(|known| view(call, known));
     check_etag(call.head, now.as_ref())?;

@@ -15,7 +15,7 @@ pub(super) fn file_systems<'a>(
     directories: impl Iterator<Item = &'a Path>,
     facts: &mut Facts,
 ) {
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut told) = (BTreeSet::new(), BTreeSet::new());
     for (number, path) in std::iter::once(state_dir).chain(directories).enumerate() {
         let looked = std::fs::metadata(path).and_then(|found| Ok((found.dev(), Space::at(path)?)));
         match looked {
@@ -28,6 +28,8 @@ pub(super) fn file_systems<'a>(
             }),
             // The directory of a disk that is missing is an alarm of the disk.
             Err(error) if number > 0 && error.kind() == io::ErrorKind::NotFound => {}
+            // Storage that is gone has thousands of disks beside each other: one alarm tells it.
+            Err(error) if !told.insert((path.parent(), error.kind())) => {}
             Err(error) => {
                 let unknown = Unknown::of_file(SubjectKind::FileSystem, path, error);
                 facts.unknown.push(unknown);
