@@ -313,7 +313,10 @@ impl Served {
         // Everything is in the durable map, or nothing was ever written.
         let noted = match clean || never_served {
             true => attached_disk.detached(),
-            false => Ok(()),
+            false => {
+                attached_disk.note_lost_at_end();
+                Ok(())
+            }
         };
         self.let_go(attached_disk, &event_hub);
         // Threads that may outlive this one have the socket too.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
-use crate::begin::map_lock::lock_map;
+use crate::begin::map_lock::{await_map, lock_map};
 use crate::begin::setup::stack_of;
 use crate::serve::kept_keys::KeptKeys;
 use crate::serve::passed::{Parcel, Passed};
@@ -181,6 +181,10 @@ impl AttachedDisk {
     /// Notes a sync that failed and of which the last data plane was told without a moment left to say it. The next one
     /// finds the note: its flushes fail, and it tells that.
     fn note_lost(&self, held: &Held) -> Result<(), DiskError> {
+        // First: the kernel tells once.
+        if held.runtime.failed_sync()?.is_some() {
+            return Ok(());
+        }
         let Some(why) = held.witness.as_ref().and_then(Witness::lost_write) else {
             return Ok(());
         };
@@ -188,10 +192,31 @@ impl AttachedDisk {
             "the kernel has lost writes of the disk {}, and its data plane has died over that: {why}",
             self.name()
         );
-        match held.runtime.failed_sync()? {
-            Some(_) => Ok(()),
-            None => Ok(held.runtime.note_failed_sync(FailedSyncOf::Data)?),
+        Ok(held.runtime.note_failed_sync(FailedSyncOf::Data)?)
+    }
+
+    /// Notes it for the next attach, when the data plane has not ended in order and no other one follows: the witness
+    /// ends with this process.
+    pub(crate) fn note_lost_at_end(&self) {
+        let now = self.now();
+        let Some(held) = &now.held else {
+            return;
+        };
+        // A sync of it may still be under way. What is known by then is noted all the same.
+        if let Err(error) = self.await_last(&now, held) {
+            log::warn!("something of the last data plane may be under way: {error}");
         }
+        if let Err(error) = self.note_lost(held) {
+            log::error!("it is not noted whether the kernel has lost writes: {error}");
+        }
+    }
+
+    /// Waits for what the kernel still does for the last data plane.
+    fn await_last(&self, now: &Now, held: &Held) -> Result<(), DiskError> {
+        let data = held.claim.try_clone().map_err(PipelineError::from)?;
+        let paths = |layer: &LayerRecord| self.disk.layer_paths(layer);
+        let files = disks::open_files(data, &now.header, paths)?;
+        await_map(&files).map_err(|error| self.failed(error.to_string()))
     }
 
     /// The data plane serves the disk as it was opened last.
