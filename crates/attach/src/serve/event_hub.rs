@@ -257,9 +257,9 @@ impl EventHub {
         Ok(())
     }
 
-    /// Has processes of that group tell of the events.
-    pub(crate) fn set_notifier(&self, group: i32) {
-        self.content().notifier = Some(group);
+    /// Has processes of that group tell of the events, or nobody any more.
+    pub(crate) fn set_notifier(&self, group: Option<i32>) {
+        self.content().notifier = group;
     }
 
     /// The group of the processes that tell of the events, if there are any.

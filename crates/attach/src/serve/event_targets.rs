@@ -50,23 +50,24 @@ pub(crate) fn follow(
     let thread = std::thread::Builder::new().name("event-notifier".into());
     thread.spawn(follow)?;
     let group = Pid::from_child(&notifier);
-    event_hub.set_notifier(group.as_raw_pid());
-    bury(group)
+    event_hub.set_notifier(Some(group.as_raw_pid()));
+    bury(group, event_hub)
 }
 
 /// Goes on with that in the place of another program, which has started those processes.
 ///
 /// # Errors
 /// What the kernel says.
-pub(crate) fn bury_again(event_hub: &EventHub) -> io::Result<()> {
+pub(crate) fn bury_again(event_hub: &Arc<EventHub>) -> io::Result<()> {
     match event_hub.notifier().and_then(Pid::from_raw) {
-        Some(group) => bury(group),
+        Some(group) => bury(group, event_hub),
         None => Ok(()),
     }
 }
 
 /// Hears of the end of each process of that group, and says when none is left.
-fn bury(group: Pid) -> io::Result<()> {
+fn bury(group: Pid, event_hub: &Arc<EventHub>) -> io::Result<()> {
+    let event_hub = Arc::downgrade(event_hub);
     let reap = move || {
         // One whose parent has ended is this process's child, as the launchers of new programs are.
         loop {
@@ -76,6 +77,10 @@ fn bury(group: Pid) -> io::Result<()> {
                 Err(Errno::INTR) => {}
                 Err(_) => break,
             }
+        }
+        // The next program has none to bury: the number may be another group's by then.
+        if let Some(event_hub) = event_hub.upgrade() {
+            event_hub.set_notifier(None);
         }
         log::error!(
             "nobody is told of the events of this disk any more (--on-event): the processes that tell them have \
