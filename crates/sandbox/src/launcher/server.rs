@@ -41,8 +41,8 @@ const KEPT: CapabilitySet = CapabilitySet::SYS_ADMIN
 const LAST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs the launcher in this process, which [`Launcher::start`](super::Launcher::start) has started: until the other
-/// end of its socket is closed and what it started last has ended, which is killed after a while. What it starts is this program with the
-/// subcommand `subcommand`. Its owner may change files in the directories `changed`, from which no program takes its
+/// end of its socket is closed and what it started last has ended, which is killed after a while. What it starts is
+/// this program with the subcommand `subcommand`. Its owner may change files in the directories `changed`, from which no program takes its
 /// place.
 ///
 /// # Errors
