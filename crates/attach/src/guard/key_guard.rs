@@ -338,6 +338,11 @@ impl Guard {
         !matches!(self.key, Key::Absent | Key::Destroyed)
     }
 
+    /// The data plane was to be killed since it did not destroy its key.
+    pub(crate) fn has_killed(&self) -> bool {
+        matches!(self.key, Key::BeingDestroyed { killed: true, .. })
+    }
+
     /// What becomes of requests while the key is revoked.
     pub(crate) fn on_revoke(&self) -> OnRevoke {
         self.options.on_revoke

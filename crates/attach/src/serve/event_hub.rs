@@ -182,9 +182,9 @@ impl EventHub {
         offered.last_upgrade = Some(last);
     }
 
-    /// Shows since when there is no launcher any more.
-    pub(crate) fn launcher_ended(&self, since: OffsetDateTime) {
-        self.content().offered.launcher_ended = Some(since);
+    /// Shows since when there is no launcher any more, if there is none.
+    pub(crate) fn launcher_ended(&self, since: Option<OffsetDateTime>) {
+        self.content().offered.launcher_ended = since;
     }
 
     /// Shows whose the disk is, and why a ring was not started, if it was not.

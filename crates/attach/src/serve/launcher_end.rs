@@ -25,6 +25,8 @@ impl Supervision {
             Some(other) => {
                 // It was unwatched when its end was told.
                 let _ = watched.waiter.unwatch(&other.as_fd());
+                // It may have been that of another program, which does not go on.
+                self.attached.event_hub.launcher_ended(None);
             }
             None => {}
         }
@@ -43,7 +45,9 @@ impl Supervision {
         if !launcher.has_ended() {
             return;
         }
-        self.attached.event_hub.launcher_ended(Moment::now().time);
+        self.attached
+            .event_hub
+            .launcher_ended(Some(Moment::now().time));
         let reason = Reason {
             code: "LauncherEnded".into(),
             message: "its key is guarded as before, but its data plane can neither be restarted nor upgraded: attach the \
@@ -51,6 +55,10 @@ impl Supervision {
                 .into(),
         };
         self.tell(EventKind::LauncherEnded, Some(reason));
+        // The order may have died with the launcher.
+        if self.guard.has_killed() {
+            self.attached.data_plane.kill();
+        }
         // It is this process's child, or becomes it, and must not stay one that nobody has heard of.
         let bury = std::thread::Builder::new().name("launcher-end".into());
         if let Err(error) = bury.spawn(move || launcher.end()) {

@@ -10,6 +10,7 @@ use crate::disk::shared::{Extent, Shared};
 use crate::queue::quiesce::QuiescedQueues;
 use crate::vhost_user::handler::BlockHandler;
 
+use super::last_resort::Bound;
 use super::serve::{Server, next_command, open_to_flush};
 
 /// How long what the guest has asked for may take.
@@ -130,6 +131,7 @@ impl QuiescedDisk<'_> {
     fn answer(&mut self, server: &Server, command: Command, cargo: Cargo) -> Reply {
         match command {
             Command::RevokeKey { on_revoke } => {
+                let _bound = Bound::begin();
                 self.queues.destroy_key(on_revoke);
                 server.shared.key.destroy(on_revoke);
                 self.copy = None;

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use command_fds::{CommandFdExt, FdMapping};
@@ -160,6 +161,8 @@ impl Running {
                 Ok(Err(Errno::INTR)) => {}
                 Ok(Ok(0)) if !left.is_zero() => {}
                 Ok(Ok(1..)) => return,
+                // A host without memory is no reason to end it early.
+                Ok(Err(_)) if !left.is_zero() => thread::sleep(Duration::from_millis(100)),
                 _ => break,
             }
         }
