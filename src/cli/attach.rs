@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, FromArgMatches};
 use nix::unistd::{Group, Uid};
 use rustix::process::geteuid;
 use serde::Serialize;
@@ -346,12 +346,13 @@ pub(super) fn check_words(words: &[String]) -> Result<(), CliError> {
     let matches = command
         .try_get_matches_from(words)
         .map_err(|error| CliError::arguments(&error))?;
-    match matches.get_flag("print_sandbox") || matches.get_flag("print_capabilities") {
-        true => Err(CliError::usage(
+    if matches.get_flag("print_sandbox") || matches.get_flag("print_capabilities") {
+        return Err(CliError::usage(
             "a unit is to serve the disk, and not to print something",
-        )),
-        false => Ok(()),
+        ));
     }
+    let limits = LimitArgs::from_arg_matches(&matches);
+    limits.map_err(|error| CliError::arguments(&error))?.check()
 }
 
 pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
@@ -375,6 +376,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         (None, Some(fd)) => SocketSource::Fd(fd),
         (None, None) => return Err(CliError::usage("give --socket-path or --fd")),
     };
+    args.limits.warn();
     let num_queues = args.num_queues.unwrap_or_else(ordinary_queues);
     let memory = memory(args.memory, num_queues)?;
     let request = AttachRequest {

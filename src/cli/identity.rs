@@ -132,6 +132,16 @@ struct IdentityView<'a> {
     principal_id: Uuid,
     client_id: Uuid,
     has_secret: bool,
+    /// Until when that is good, and whether it is so no more; neither where it does not end.
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    secret_ends: Option<OffsetDateTime>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret_ended: Option<bool>,
+    /// Whether the management API gives it its secret.
+    application: bool,
     #[serde(with = "time::serde::rfc3339")]
     created: OffsetDateTime,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -150,6 +160,9 @@ impl<'a> IdentityView<'a> {
             principal_id: record.object_id,
             client_id: record.client_id,
             has_secret: record.secret_hash.is_some() || secret.is_some(),
+            secret_ends: record.secret_ends,
+            secret_ended: record.secret_ends.map(|_| record.secret_has_ended()),
+            application: record.is_application,
             created: record.created,
             secret,
         }
@@ -157,15 +170,28 @@ impl<'a> IdentityView<'a> {
 }
 
 impl Tabular for IdentityView<'_> {
-    const COLUMNS: &'static [&'static str] =
-        &["name", "type", "principalId", "clientId", "created"];
+    const COLUMNS: &'static [&'static str] = &[
+        "name",
+        "type",
+        "principalId",
+        "clientId",
+        "application",
+        "secretEnds",
+        "created",
+    ];
 
     fn cells(&self) -> Vec<String> {
+        let ends = time_cell(self.secret_ends);
         vec![
             self.name.clone(),
             self.r#type.into(),
             self.principal_id.to_string(),
             self.client_id.to_string(),
+            self.application.to_string(),
+            match self.secret_ended {
+                Some(true) => format!("ended {ends}"),
+                _ => ends,
+            },
             time_cell(Some(self.created)),
         ]
     }
@@ -225,7 +251,11 @@ fn new_secret(
     let file = SecretFile::prepare(context, secret)?;
     let identity = installation.find_identity(name)?;
     let secret = installation.reset_secret(&identity)?;
-    file.give(context, &identity.record, &secret)
+    let record = IdentityRecord {
+        secret_ends: None,
+        ..identity.record
+    };
+    file.give(context, &record, &secret)
 }
 
 fn delete(
@@ -296,6 +326,9 @@ fn will_be_printed(context: &Context) -> Result<(), CliError> {
         principal_id: Uuid::nil(),
         client_id: Uuid::nil(),
         has_secret: true,
+        secret_ends: None,
+        secret_ended: None,
+        application: false,
         created: OffsetDateTime::UNIX_EPOCH,
         secret: Some(SAMPLE),
     };
@@ -325,4 +358,39 @@ fn unwritable(path: &Path, error: &io::Error) -> CliError {
             path.display()
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+    use time::Duration;
+
+    #[test]
+    fn an_application_and_the_end_of_its_secret_are_told() {
+        let shown = |is_application, secret_ends| {
+            let record = IdentityRecord {
+                object_id: Uuid::nil(),
+                client_id: Uuid::nil(),
+                owner: IdentityOwner::Named("pipeline".into()),
+                secret_hash: Some([0; 32]),
+                secret_ends,
+                is_application,
+                created: OffsetDateTime::UNIX_EPOCH,
+            };
+            let view = IdentityView::new(&record, None);
+            (serde_json::to_value(&view).unwrap(), view.cells())
+        };
+        let (view, _) = shown(false, None);
+        assert_eq!(view["application"], false);
+        assert!(view.get("secretEnds").is_none() && view.get("secretEnded").is_none());
+        let past = OffsetDateTime::UNIX_EPOCH;
+        let (view, cells) = shown(true, Some(past));
+        assert_eq!(view["application"], true);
+        assert_eq!(view["secretEnds"], "1970-01-01T00:00:00Z");
+        assert_eq!(view["secretEnded"], json!(true));
+        assert!(cells.contains(&"ended 1970-01-01T00:00:00Z".to_owned()));
+        let (view, _) = shown(true, Some(OffsetDateTime::now_utc() + Duration::DAY));
+        assert_eq!(view["secretEnded"], json!(false));
+    }
 }

@@ -5,18 +5,25 @@ use clap::Args;
 use disks::parse_size;
 use protocol::Limits;
 
+use super::CliError;
+
 /// The least bandwidth: what one read or write takes of most guests at most, 1280 KiB, waits for 20 seconds then. With
 /// less a guest's request would not come back before the guest gives its disk up.
 const LEAST_BANDWIDTH: u64 = 64 << 10;
 
 /// A bandwidth with which requests get through.
 pub(super) fn bandwidth(text: &str) -> Result<u64, String> {
-    match parse_size(text)? {
+    let bytes = parse_size(text)?;
+    check_bandwidth(bytes).map(|()| bytes)
+}
+
+fn check_bandwidth(bytes: u64) -> Result<(), String> {
+    match bytes {
         0 => Err("nothing would ever be read or written; leave the option out for no limit".into()),
-        bytes @ 1..LEAST_BANDWIDTH => Err(format!(
+        1..LEAST_BANDWIDTH => Err(format!(
             "with {bytes} bytes per second single requests would take minutes; give 64KiB at least"
         )),
-        bytes => Ok(bytes),
+        _ => Ok(()),
     }
 }
 
@@ -40,7 +47,8 @@ pub(super) struct LimitArgs {
     #[arg(long, value_name = "N", requires = "iops")]
     iops_burst: Option<u64>,
     /// Maximum bytes per second, as 100MiB, and at least 64KiB; discards and zeroes count as requests alone
-    #[arg(long, value_name = "SIZE", value_parser = bandwidth)]
+    // Not yet whether requests get through: units of before, with less, have to start.
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     bandwidth: Option<u64>,
     /// Burst of bytes (token bucket) [default: a tenth of --bandwidth]
     #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "bandwidth")]
@@ -48,19 +56,41 @@ pub(super) struct LimitArgs {
 }
 
 impl LimitArgs {
+    /// Refuses limits with which hardly a request gets through.
+    ///
+    /// # Errors
+    /// [`CliError::usage`].
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        let checked = self.bandwidth.map_or(Ok(()), check_bandwidth);
+        checked.map_err(|why| CliError::usage(format!("--bandwidth: {why}")))
+    }
+
+    /// Says what [`LimitArgs::check`] would refuse, where that is obeyed all the same.
+    pub(super) fn warn(&self) {
+        match self.bandwidth {
+            Some(0) => log::warn!("--bandwidth 0 is no limit: leave the option out"),
+            _ => {
+                if let Err(error) = self.check() {
+                    log::warn!("{}", error.message);
+                }
+            }
+        }
+    }
+
     /// The limits that were given; what was not is not limited.
     pub(super) fn limits(&self) -> Limits {
         Limits {
             iops: self.iops,
             iops_burst: self.iops_burst,
-            bandwidth: self.bandwidth,
+            // As it ever was.
+            bandwidth: self.bandwidth.filter(|bytes| *bytes > 0),
             bandwidth_burst: self.bandwidth_burst,
         }
     }
 
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
-        self.limits() == Limits::default()
+        self.bandwidth.is_none() && self.limits() == Limits::default()
     }
 }
 
@@ -85,5 +115,26 @@ mod tests {
         assert!(iops("0").unwrap_err().contains("leave the option out"));
         assert!(iops("-1").is_err() && iops("").is_err());
         assert_eq!(iops("1"), Ok(1));
+    }
+
+    /// A unit that was enabled by an older version has to start.
+    #[test]
+    fn what_is_taken_of_a_unit_is_refused_where_it_is_new() {
+        let given = |bandwidth| LimitArgs {
+            iops: None,
+            iops_burst: None,
+            bandwidth: Some(bandwidth),
+            bandwidth_burst: None,
+        };
+        for (bandwidth, obeyed, is_good) in [
+            (0, None, false),
+            (512, Some(512), false),
+            (64 << 10, Some(64 << 10), true),
+        ] {
+            let given = given(bandwidth);
+            assert_eq!(given.limits().bandwidth, obeyed);
+            assert_eq!(given.check().is_ok(), is_good);
+            assert!(!given.is_empty());
+        }
     }
 }

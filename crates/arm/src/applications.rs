@@ -24,6 +24,7 @@ use crate::reply::{created, done, item, list};
 use crate::types::bodies::{asks_for_nothing, optional_text};
 use installation::catalog::{IdentityRecord, Kind};
 use installation::check_identity_name;
+use vault::Caller;
 
 /// How long a password is good that is said to end at no time, as in Graph.
 const LIFETIME: Duration = Duration::days(2 * 365);
@@ -197,10 +198,8 @@ pub fn add_password(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError> {
     let name = optional_text(&call.body, "/passwordCredential/displayName")?;
     // Whoever puts a management lock on it has its name too.
     let _lock = hold(call, record.owner.name())?;
-    let detail = format!("{}, until {}", named(&record), time_text(ends));
-    let (record, secret) = recorded(call, "ApplicationAddPassword", &detail, || {
-        Ok(call.installation().add_password(record.object_id, ends)?)
-    })?;
+    let installation = call.installation();
+    let (record, secret) = installation.add_password(record.object_id, ends, &caller(call))?;
     Ok(item(json!({
         "@odata.type": "#microsoft.graph.passwordCredential",
         "keyId": record.password_id(),
@@ -221,9 +220,8 @@ pub fn remove_password(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError
     let key = text(&call.body, "/keyId").and_then(|key| Uuid::try_parse(key).ok());
     let key = key.ok_or_else(|| bad("'keyId' has to be that of a password.".into()))?;
     let _lock = hold(call, record.owner.name())?;
-    recorded(call, "ApplicationRemovePassword", &named(&record), || {
-        Ok(call.installation().remove_password(record.object_id, key)?)
-    })?;
+    let installation = call.installation();
+    installation.remove_password(record.object_id, key, &caller(call))?;
     Ok(done(204))
 }
 
@@ -273,6 +271,11 @@ fn application(call: &Call<'_>, id: &str) -> Result<IdentityRecord, ArmError> {
             "There is no application of that id here.",
         )),
     }
+}
+
+/// Who asks, as the audit log has it.
+fn caller(call: &Call<'_>) -> Caller {
+    Caller::remote(call.principal.object_id, call.head.peer)
 }
 
 /// What the audit log calls it.

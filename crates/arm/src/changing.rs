@@ -67,7 +67,7 @@ struct Holders {
 /// Who has a name.
 struct Holder {
     id: u64,
-    /// What it does.
+    /// What it does: a method, and a path.
     what: String,
     since: Instant,
 }
@@ -79,24 +79,33 @@ impl Holders {
 
     /// Why whoever has waited for the name waits no more.
     fn refusal(&self, name: &str) -> ArmError {
+        log::warn!(
+            "'{name}' is being changed by another request, which does not come to its end: {}",
+            self.told(|what| what)
+        );
+        // Paths name what whoever waits may not be allowed to know of.
+        let message = format!(
+            "'{name}' is being changed by another request, which does not come to its end: {}. Try again when it has; \
+             if it never does, the storage or the vault that it waits for is to be looked at, and the server restarted.",
+            self.told(|what| what.split_whitespace().next().unwrap_or_default())
+        );
+        ArmError {
+            retry_after: Some(60),
+            ..ArmError::new(409, "AnotherOperationInProgress", message)
+        }
+    }
+
+    /// Some of those who have the name, by what is `shown` of what they do.
+    fn told(&self, shown: impl Fn(&str) -> &str) -> String {
         let who = self.by.iter().take(TOLD).map(|holder| {
             let seconds = holder.since.elapsed().as_secs();
-            format!("{} (for {seconds} s)", holder.what)
+            format!("{} (for {seconds} s)", shown(&holder.what))
         });
         let mut who: Vec<_> = who.collect();
         if self.by.len() > TOLD {
             who.push(format!("and {} more", self.by.len() - TOLD));
         }
-        let message = format!(
-            "'{name}' is being changed by another request, which does not come to its end: {}. Try again when it has; \
-             if it never does, the storage or the vault that it waits for is to be looked at, and the server restarted.",
-            who.join(", ")
-        );
-        log::warn!("{message}");
-        ArmError {
-            retry_after: Some(60),
-            ..ArmError::new(409, "AnotherOperationInProgress", message)
-        }
+        who.join(", ")
     }
 }
 
@@ -154,7 +163,7 @@ impl Changes {
     /// first has left. `what` is done with it, for those who wait.
     ///
     /// # Errors
-    /// 409, and who has it: it was waited for long enough.
+    /// 409, and how long others have had it: it was waited for long enough.
     pub(crate) fn lock(
         &self,
         name: &str,
@@ -365,7 +374,8 @@ mod tests {
                 message.starts_with("'disks/d' is being changed"),
                 "{message}"
             );
-            assert!(message.contains("DELETE /disks/d (for "), "{message}");
+            assert!(message.contains(": DELETE (for "), "{message}");
+            assert!(!message.contains("/disks/d"), "a path: {message}");
         }
         drop(changes.lock("disks/e", "another").unwrap());
         drop(hangs);
@@ -380,14 +390,15 @@ mod tests {
             ..Changes::new(PathBuf::new(), PathBuf::new())
         };
         let all: Vec<_> = (0..TOLD + 2)
-            .map(|n| changes.share("rg", format!("PUT {n}")).unwrap())
+            .map(|n| changes.share("rg", format!("PUT /groups/{n}")).unwrap())
             .collect();
         let refused = std::thread::scope(|scope| {
             let alone = scope.spawn(|| changes.lock("rg", "alone").err().unwrap());
             alone.join().unwrap()
         });
         let message = refused.message;
-        assert!(message.contains("PUT 0 (for 0 s)"), "{message}");
+        assert!(message.contains(": PUT (for 0 s), PUT (for "), "{message}");
+        assert!(!message.contains("/groups"), "{message}");
         assert!(message.contains("and 2 more"), "{message}");
         drop(changes.share("rg", "shared").unwrap());
         drop(all);

@@ -94,7 +94,9 @@ fn in_parts<T: Sync, R: Send>(
             let Some(part) = parts.get(number) else {
                 return Ok(found);
             };
-            found.push((number, read(part)?));
+            // What the others read would be told to nobody.
+            let read = read(part).inspect_err(|_| next.store(parts.len(), Ordering::Relaxed))?;
+            found.push((number, read));
         }
     };
     let mut found = thread::scope(|scope| -> Result<Vec<(usize, Vec<R>)>, ArmError> {
@@ -269,6 +271,9 @@ fn page(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -293,5 +298,20 @@ mod tests {
             false => Ok(part.to_vec()),
         };
         assert!(in_parts(&items, 2, failing).is_err());
+        // One has the first part and fails when another has the second, which takes longer.
+        let (begun, both) = (AtomicUsize::new(0), Barrier::new(2));
+        let failing = |part: &[usize]| {
+            if begun.fetch_add(1, Ordering::Relaxed) < 2 {
+                both.wait();
+            }
+            if part.contains(&0) {
+                return Err(ArmError::internal("not to be read"));
+            }
+            thread::sleep(Duration::from_millis(100));
+            Ok(part.to_vec())
+        };
+        assert!(in_parts(&items, 2, failing).is_err());
+        let begun = begun.into_inner();
+        assert!(begun < items.len().div_ceil(PART), "{begun} parts");
     }
 }

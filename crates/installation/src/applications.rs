@@ -10,7 +10,7 @@ use super::identities::{IdentitySecret, identity_record, new_secret, nobody};
 use super::{Installation, InstallationError, retrying};
 use crate::catalog::{CatalogError, Change, IdentityRecord, Kind, Stored};
 use keys::sha256;
-use vault::{VaultError, VaultErrorCode};
+use vault::{Caller, VaultError, VaultErrorCode, moment};
 
 impl IdentityRecord {
     /// What tells the password of an application from others that it had, and says nothing of it.
@@ -38,7 +38,7 @@ impl Installation {
         Ok(record)
     }
 
-    /// Gives an application a password, which is told this once.
+    /// Gives an application a password, which is told this once, as `by` has asked for.
     ///
     /// # Errors
     /// When there is no such application, it has a password, or it is locked.
@@ -46,8 +46,17 @@ impl Installation {
         &self,
         application: Uuid,
         ends: OffsetDateTime,
+        by: &Caller,
     ) -> Result<(IdentityRecord, IdentitySecret), InstallationError> {
-        retrying(|| {
+        let record = self.application(application)?;
+        let detail = format!(
+            "{} {}, until {}",
+            record.object_id,
+            record.owner,
+            moment(ends)
+        );
+        let intent = identity_record("ApplicationAddPassword", &record, by).with_detail(detail);
+        let add = || -> Result<_, InstallationError> {
             let found = self.unlocked_application(application)?;
             if found.record.secret_hash.is_some() {
                 let message = "the application has a password, and one is all that it can have: take that away first \
@@ -55,21 +64,20 @@ impl Installation {
                 return Err(VaultError::new(VaultErrorCode::Conflict, message).into());
             }
             let (secret, hash) = new_secret(found.record.client_id)?;
-            let intent = identity_record("IdentityResetSecret", &found.record, &self.operator());
-            self.recorded_identity(intent, || {
-                let catalog = self.catalog();
-                Ok(catalog.set_identity_secret(&found, Some(&hash), Some(ends))?)
-            })?;
+            let catalog = self.catalog();
+            catalog.set_identity_secret(&found, Some(&hash), Some(ends))?;
             let record = IdentityRecord {
                 secret_hash: Some(hash),
                 secret_ends: Some(ends),
                 ..found.record
             };
             Ok((record, secret))
-        })
+        };
+        self.recorded_identity(intent, || retrying(add))
     }
 
-    /// Takes a password of an application away, while tokens that were issued for it live out their time.
+    /// Takes a password of an application away, as `by` has asked for, while tokens that were issued for it live out
+    /// their time.
     ///
     /// # Errors
     /// When there is no such application or password, or it is locked.
@@ -77,18 +85,25 @@ impl Installation {
         &self,
         application: Uuid,
         password: Uuid,
+        by: &Caller,
     ) -> Result<(), InstallationError> {
-        retrying(|| {
+        let record = self.application(application)?;
+        let intent = identity_record("ApplicationRemovePassword", &record, by);
+        let remove = || -> Result<(), InstallationError> {
             let found = self.unlocked_application(application)?;
             if found.record.password_id() != Some(password) {
                 let message = format!("the application has no password with the id {password}");
                 return Err(VaultError::new(VaultErrorCode::BadParameter, message).into());
             }
-            let intent = identity_record("IdentityDeleteSecret", &found.record, &self.operator());
-            self.recorded_identity(intent, || {
-                Ok(self.catalog().set_identity_secret(&found, None, None)?)
-            })
-        })
+            Ok(self.catalog().set_identity_secret(&found, None, None)?)
+        };
+        self.recorded_identity(intent, || retrying(remove))
+    }
+
+    fn application(&self, object_id: Uuid) -> Result<IdentityRecord, InstallationError> {
+        let known = self.catalog().identity_by_object(object_id)?;
+        let known = known.filter(|known| known.is_application);
+        Ok(known.ok_or_else(|| missing(object_id))?)
     }
 
     fn unlocked_application(
@@ -96,20 +111,21 @@ impl Installation {
         object_id: Uuid,
     ) -> Result<Stored<IdentityRecord>, InstallationError> {
         let catalog = self.catalog();
-        let missing = || CatalogError::NotFound {
-            kind: Kind::Identity,
-            name: object_id.to_string(),
-        };
-        let known = catalog.identity_by_object(object_id)?;
-        let known = known.filter(|known| known.is_application);
-        let name = known.ok_or_else(missing)?.owner;
+        let name = self.application(object_id)?.owner;
         let found = catalog.identity(name.name())?;
         // Another one may have got the name meanwhile.
         if found.record.object_id != object_id {
-            return Err(missing().into());
+            return Err(missing(object_id).into());
         }
         catalog.refuse_locked(Kind::Identity, name.name(), Change::Write)?;
         Ok(found)
+    }
+}
+
+fn missing(object_id: Uuid) -> CatalogError {
+    CatalogError::NotFound {
+        kind: Kind::Identity,
+        name: object_id.to_string(),
     }
 }
 
@@ -122,6 +138,7 @@ mod tests {
     fn an_application_has_one_password_that_ends() {
         let dir = tempfile::tempdir().unwrap();
         let installation = Installation::open(dir.path()).unwrap();
+        let by = installation.operator();
         let app = installation.create_application("pipeline").unwrap();
         assert_eq!(app.password_id(), None);
         let who = |secret: &IdentitySecret| {
@@ -129,7 +146,7 @@ mod tests {
             found.map(|identity| identity.object_id)
         };
         let ends = OffsetDateTime::now_utc() + Duration::days(1);
-        let add = || installation.add_password(app.object_id, ends);
+        let add = || installation.add_password(app.object_id, ends, &by);
         let (with, secret) = add().unwrap();
         assert_eq!(who(&secret), Some(app.object_id));
         let stored = installation.find_identity("pipeline").unwrap();
@@ -143,7 +160,7 @@ mod tests {
             .unwrap();
         assert_eq!(who(&secret), None, "it has ended");
         let id = with.password_id().unwrap();
-        let remove = |id| installation.remove_password(app.object_id, id);
+        let remove = |id| installation.remove_password(app.object_id, id, &by);
         assert!(remove(Uuid::nil()).is_err());
         remove(id).unwrap();
         assert!(remove(id).is_err(), "twice");
@@ -164,8 +181,10 @@ mod tests {
         let (alice, secret) = installation.create_identity("alice").unwrap();
         assert_eq!(alice.password_id(), None);
         let ends = OffsetDateTime::now_utc() + Duration::days(1);
-        assert!(installation.add_password(alice.object_id, ends).is_err());
-        let removed = installation.remove_password(alice.object_id, Uuid::nil());
+        let by = installation.operator();
+        let added = installation.add_password(alice.object_id, ends, &by);
+        assert!(added.is_err());
+        let removed = installation.remove_password(alice.object_id, Uuid::nil(), &by);
         assert!(removed.is_err());
         let found = installation.identity_by_secret(secret.expose()).unwrap();
         assert_eq!(found, Some(alice));

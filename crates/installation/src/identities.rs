@@ -29,6 +29,14 @@ impl IdentitySecret {
     }
 }
 
+impl IdentityRecord {
+    /// Whether its secret is good no more.
+    pub fn secret_has_ended(&self) -> bool {
+        let end = self.secret_ends;
+        end.is_some_and(|end| end <= OffsetDateTime::now_utc())
+    }
+}
+
 /// What a deleted identity leaves behind.
 pub struct DeletedIdentity {
     /// Its object id.
@@ -174,8 +182,7 @@ impl Installation {
         let given = sha256(secret.as_bytes());
         let expected = known.unwrap_or_default();
         let equal = aws_lc_rs::constant_time::verify_slices_are_equal(&given, &expected).is_ok();
-        let now = OffsetDateTime::now_utc();
-        let is_good = |identity: &IdentityRecord| identity.secret_ends.is_none_or(|end| now < end);
+        let is_good = |identity: &IdentityRecord| !identity.secret_has_ended();
         Ok(found.filter(|identity| equal && known.is_some() && is_good(identity)))
     }
 }

@@ -74,6 +74,7 @@ pub(super) fn update(context: &Context, args: UpdateArgs) -> Result<(), CliError
             "nothing to update: give --disk-encryption-set, --platform-managed, limits or --no-limits",
         ));
     }
+    args.limits.check()?;
     if wrap {
         wrap_under(context, &installation, &args)?;
     }

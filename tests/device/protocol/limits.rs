@@ -101,7 +101,8 @@ fn what_waits_follows_a_higher_limit() {
     queue.next_used();
 }
 
-/// Limits with which hardly a request gets through are refused, wherever they are given.
+/// Limits with which hardly a request gets through are refused where they are new. A unit of before may have less
+/// bandwidth, and starts.
 #[test]
 fn a_limit_that_lets_nothing_through_is_refused() {
     let disk = Disk::new(16 * MIB);
@@ -111,8 +112,15 @@ fn a_limit_that_lets_nothing_through_is_refused() {
             said.contains("leave the option out") || said.contains("64KiB"),
             "{said}"
         );
-        let socket = disk.path("never-bound");
-        let attach = format!("attach disk --socket-path {} {limit}", socket.display());
-        disk.refused(&attach);
+    }
+    let socket = disk.path("never-bound");
+    let attach = format!("attach disk --socket-path {} --iops 0", socket.display());
+    disk.refused(&attach);
+    for arguments in [&["--bandwidth", "0"], &["--bandwidth", "16KiB"]] {
+        let daemon = disk.attach(&AttachOptions {
+            arguments,
+            ..AttachOptions::default()
+        });
+        daemon.connect().queues[0].assert_serves(0, 7);
     }
 }

@@ -167,6 +167,12 @@ fn a_service_principal_is_made_with_a_password_and_a_role() {
         });
         assert_eq!(done.count(), times, "{operation}: {log}");
     }
+    // Nor is it said that the operator of the host has done it.
+    for operation in ["IdentityResetSecret", "IdentityDeleteSecret"] {
+        let of_it =
+            |line: &&str| line.contains(operation) && line.contains(made["id"].as_str().unwrap());
+        assert_eq!(log.lines().find(of_it), None);
+    }
     for secret in [&first, &second] {
         assert!(!log.contains(secret.as_str()), "{log}");
     }

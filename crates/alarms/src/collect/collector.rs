@@ -67,7 +67,10 @@ impl Collector {
         facts.resources = resources::resources(&views, &mut book, attaches)?;
         match here {
             Some(Ok(here)) => {
-                let own = installation.id();
+                // Of a catalog that may have lost disks, and of an installation that has lost its id with it, another id
+                // says nothing.
+                let is_complete = installation.catalog().restored()?.is_none();
+                let own = is_complete.then(|| installation.id());
                 (facts.elsewhere, facts.strangers) = strangers(here, &views, own, attaches);
             }
             Some(Err(error)) => runtime_dir_unknown(&error, &views, &mut facts.unknown),
@@ -98,18 +101,18 @@ impl Collector {
 }
 
 /// The disks whose processes answer though none of the views is of them: those of another installation, and those of which
-/// nothing says that they are not of this one.
+/// nothing says that they are not of this one. Without its `own` id those are all.
 fn strangers(
     here: Vec<Uuid>,
     views: &[DiskView],
-    own: Uuid,
+    own: Option<Uuid>,
     attaches: &dyn Attaches,
 ) -> (Vec<Uuid>, Vec<Uuid>) {
     let known: BTreeSet<_> = views.iter().map(|view| view.unique_id).collect();
     let unknown = here.into_iter().filter(|disk| !known.contains(disk));
     let answers = unknown.filter_map(|disk| Some((disk, attaches.ask(disk)?.installation)));
     let (elsewhere, strangers): (Vec<_>, Vec<_>) =
-        answers.partition(|(_, of)| of.is_some_and(|of| of != own));
+        answers.partition(|(_, of)| own.zip(*of).is_some_and(|(own, of)| own != of));
     let ids = |found: Vec<(Uuid, Option<Uuid>)>| found.into_iter().map(|(disk, _)| disk).collect();
     (ids(elsewhere), ids(strangers))
 }
@@ -229,8 +232,9 @@ mod tests {
             (foreign, Some(other)),
         ]);
         let here = vec![lost, older, foreign, dead];
-        let (elsewhere, strangers) = strangers(here, &[], own, &answers);
-        assert_eq!(elsewhere, [foreign]);
-        assert_eq!(strangers, [lost, older]);
+        let found = |own| strangers(here.clone(), &[], own, &answers);
+        assert_eq!(found(Some(own)), (vec![foreign], vec![lost, older]));
+        // What was lost may have been served under the id of before.
+        assert_eq!(found(None), (vec![], vec![lost, older, foreign]));
     }
 }

@@ -226,26 +226,47 @@ fn hide_all<'a>(values: impl Iterator<Item = &'a mut Value>) -> bool {
     values.fold(false, |is_any, value| hide_signatures(value) || is_any)
 }
 
-/// A text without the values of `sig` in the queries of its URLs.
+/// A text without the values of `sig` in queries: those of its URLs, and those that begin it or a literal of it.
 fn unsigned(text: &str) -> String {
     const NAME: &str = "sig=";
-    let ends = |c: char| c.is_whitespace() || "&#'\"<>()".contains(c);
     let (mut shown, mut rest) = (String::with_capacity(text.len()), text);
-    while let Some(at) = rest.find(['?', '&']) {
-        let (before, after) = rest.split_at(at + 1);
-        shown.push_str(before);
-        rest = after;
+    loop {
         let name = rest.get(..NAME.len());
         if let Some(name) = name.filter(|name| name.eq_ignore_ascii_case(NAME)) {
             shown.push_str(name);
-            let value = &rest[NAME.len()..];
-            let end = value.find(ends).unwrap_or(value.len());
-            shown.push_str(if end > 0 { "REDACTED" } else { "" });
-            rest = &value[end..];
+            rest = hide_value(&rest[NAME.len()..], &mut shown);
         }
+        let Some(at) = rest.find(['?', '&', '\'']) else {
+            break;
+        };
+        let (before, after) = rest.split_at(at + 1);
+        shown.push_str(before);
+        rest = after;
     }
     shown.push_str(rest);
     shown
+}
+
+/// Hides a value, also where an expression has parts of it in further literals, and returns what follows.
+fn hide_value<'a>(mut rest: &'a str, shown: &mut String) -> &'a str {
+    let ends = |c: char| c.is_whitespace() || "&#'\"<>()".contains(c);
+    loop {
+        let end = rest.find(ends).unwrap_or(rest.len());
+        shown.push_str(if end > 0 { "REDACTED" } else { "" });
+        rest = &rest[end..];
+        let Some(literal) = next_literal(rest) else {
+            return rest;
+        };
+        let (between, literal) = rest.split_at(rest.len() - literal.len());
+        shown.push_str(between);
+        rest = literal;
+    }
+}
+
+/// What is in the literal that follows, and behind it, where a literal ends here.
+fn next_literal(text: &str) -> Option<&str> {
+    let behind = text.strip_prefix('\'')?.trim_start();
+    behind.strip_prefix(',')?.trim_start().strip_prefix('\'')
 }
 
 #[cfg(test)]
@@ -264,6 +285,18 @@ mod tests {
                 "https://h/x?SIG=a&sig=b",
                 "https://h/x?SIG=REDACTED&sig=REDACTED",
             ),
+            ("sig=a&si=1", "sig=REDACTED&si=1"),
+            ("[concat(u, 'sig=a')]", "[concat(u, 'sig=REDACTED')]"),
+            (
+                "[concat('h?sig=', 'a',\n 'b', '&si=', 'c')]",
+                "[concat('h?sig=', 'REDACTED',\n 'REDACTED', '&si=', 'c')]",
+            ),
+            (
+                "[format('{0}?sig={1}', 'h', 'a')]",
+                "[format('{0}?sig=REDACTED', 'REDACTED', 'REDACTED')]",
+            ),
+            ("sig=", "sig="),
+            ("design='sign'", "design='sign'"),
         ] {
             assert_eq!(unsigned(uri), wanted);
             assert_eq!(unsigned(wanted), wanted, "as it is sent back");
@@ -273,7 +306,7 @@ mod tests {
     #[test]
     fn no_signature_of_a_template_is_told() {
         let mut template = json!({"resources": [
-            {"sourceUri": "https://h/sas/x.vhd?si=1&sig=secret", "name": "[concat('a?sig=', 'b')]"},
+            {"sourceUri": "https://h/sas/x.vhd?si=1&sig=secret", "name": "[concat('a?sig=', u)]"},
             {"sourceUri": "[concat('HTTPS://h/x?SIG=secret&si=', parameters('id'))]"},
             "see https://h/x?si=1&sig=secret, which is told", "design=1&size=2",
         ]});
@@ -283,7 +316,7 @@ mod tests {
             resource["sourceUri"],
             "https://h/sas/x.vhd?si=1&sig=REDACTED"
         );
-        assert_eq!(resource["name"], "[concat('a?sig=', 'b')]", "an expression");
+        assert_eq!(resource["name"], "[concat('a?sig=', u)]", "an expression");
         assert_eq!(
             template["resources"][1]["sourceUri"],
             "[concat('HTTPS://h/x?SIG=REDACTED&si=', parameters('id'))]"
