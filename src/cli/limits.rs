@@ -46,7 +46,7 @@ pub(super) struct LimitArgs {
     /// Burst of requests (token bucket) [default: a tenth of --iops]
     #[arg(long, value_name = "N", requires = "iops")]
     iops_burst: Option<u64>,
-    /// Maximum bytes per second, as 100MiB, and at least 64KiB; discards and zeroes count as requests alone
+    /// Maximum bytes per second, as 100MiB, 64KiB at least; discards and zeroes count as requests alone
     // Not yet whether requests get through: units of before, with less, have to start.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     bandwidth: Option<u64>,

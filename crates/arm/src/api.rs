@@ -163,7 +163,7 @@ impl Front for Api {
         }
     }
 
-    fn admit(&self, site: &Site<'_>, head: &Head) -> Result<Admitted, FrontReply> {
+    fn admit(&self, site: &Site<'_>, head: &Head) -> Result<Admitted, Box<FrontReply>> {
         if Public::find(head).is_some() {
             return Ok(Admitted {
                 body: TOKEN_BODY,
@@ -182,7 +182,7 @@ impl Front for Api {
                     let detail = format!("management API: {}", refusal.message);
                     site.note_refused(head.peer, "LoginRefused", caller, &refusal.code, &detail);
                 }
-                Err(challenged(refusal.reply(), head))
+                Err(Box::new(challenged(refusal.reply(), head)))
             }
         }
     }

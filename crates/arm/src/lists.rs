@@ -101,7 +101,7 @@ fn in_parts<T: Sync, R: Send>(
     };
     let mut found = thread::scope(|scope| -> Result<Vec<(usize, Vec<R>)>, ArmError> {
         let others: Vec<_> = (1..readers.min(parts.len()))
-            .map(|_| scope.spawn(&read_some))
+            .map(|_| scope.spawn(read_some))
             .collect();
         let mut found = read_some()?;
         for other in others {

@@ -43,7 +43,7 @@ pub trait Front: Send + Sync {
     ///
     /// # Errors
     /// The answer to somebody whose body is not even read.
-    fn admit(&self, site: &Site<'_>, head: &Head) -> Result<Admitted, FrontReply>;
+    fn admit(&self, site: &Site<'_>, head: &Head) -> Result<Admitted, Box<FrontReply>>;
 
     /// Answers a request. It may block.
     fn answer(&self, site: &Site<'_>, head: &Head, body: &[u8]) -> FrontReply;

@@ -30,7 +30,7 @@ impl Listener {
         }
         let admitted = match front.admit(&self.shared.site(), &head) {
             Ok(admitted) => admitted,
-            Err(reply) => return reply.into(),
+            Err(reply) => return (*reply).into(),
         };
         let body = match read(&parts.headers, body, admitted.body, self.patience).await {
             Ok(body) => body,

@@ -434,7 +434,7 @@ mod tests {
             "hung"
         }
 
-        fn admit(&self, _site: &Site<'_>, _head: &Head) -> Result<Admitted, FrontReply> {
+        fn admit(&self, _site: &Site<'_>, _head: &Head) -> Result<Admitted, Box<FrontReply>> {
             Ok(Admitted {
                 body: 0,
                 identity: None,

@@ -223,7 +223,11 @@ pub fn hide_signatures(value: &mut Value) -> bool {
 }
 
 fn hide_all<'a>(values: impl Iterator<Item = &'a mut Value>) -> bool {
-    values.fold(false, |is_any, value| hide_signatures(value) || is_any)
+    let mut is_any = false;
+    for value in values {
+        is_any |= hide_signatures(value);
+    }
+    is_any
 }
 
 /// A text without the values of `sig` in queries: those of its URLs, and those that begin it or a literal of it.

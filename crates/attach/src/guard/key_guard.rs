@@ -233,10 +233,11 @@ impl Guard {
     /// Kills a data plane that does not say that its key is destroyed, or that it has it again.
     fn end_patience(&mut self, now: Moment, actions: &mut impl GuardActions) {
         match &mut self.key {
-            Key::BeingDestroyed { since, killed } if now.instant >= *since + DESTROY_PATIENCE => {
-                if !std::mem::replace(killed, true) {
-                    actions.kill(Unanswered::Destroy);
-                }
+            Key::BeingDestroyed { since, killed }
+                if now.instant >= *since + DESTROY_PATIENCE && !*killed =>
+            {
+                *killed = true;
+                actions.kill(Unanswered::Destroy);
             }
             Key::BeingRestored { since } if now.instant >= *since + RESTORE_PATIENCE => {
                 // What it was given ends with it; the next one has none until the vault grants it once more.

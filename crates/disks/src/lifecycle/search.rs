@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(searched(&root, &["disks"], false).0.len(), 2);
         let closed = root.join("disks/closed");
         fs::create_dir(&closed).unwrap();
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).unwrap();
         // Nothing is closed to root.
         if fs::read_dir(&closed).is_err() {
             assert_eq!(
