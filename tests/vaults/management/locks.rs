@@ -84,7 +84,8 @@ fn a_lock_and_a_deletion_at_once_have_an_order() {
     let managed = Managed::new();
     let client = managed.client(&managed.admin);
     group(&client);
-    let identity = format!("{GROUP}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id1");
+    let identity =
+        format!("{GROUP}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/id1");
     let body = json!({"properties": {"level": "CanNotDelete"}});
     for round in 0..20 {
         let (target, made) = match round % 2 {

@@ -227,11 +227,13 @@ fn a_request_that_a_limit_held_back_waits_in_the_ring() {
     let size = 512 << 10;
     let at = queue.arena.alloc(3 * u64::from(size), 4096);
     let pending: Vec<_> = (0..3)
-        .map(|i| queue.request(
+        .map(|i| {
+            queue.request(
                 kind::IN,
                 1024 * i,
                 &[Seg::into(at + u64::from(size) * i, size)],
-            ))
+            )
+        })
         .collect();
     assert_eq!(queue.complete(pending[0]).status, Status::Ok);
     customer.enable(false);

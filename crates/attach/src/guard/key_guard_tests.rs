@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use time::OffsetDateTime;
 
-use crate::guard::key_guard::{Finding, Guard, GuardActions, GuardEvent, LayerKeys, Moment, Unanswered};
+use crate::guard::key_guard::{
+    Finding, Guard, GuardActions, GuardEvent, LayerKeys, Moment, Unanswered,
+};
 use crate::status::{DekState, EventKind, GuardOptions, KeyState, Reason};
 use keys::Dek;
 use protocol::OnRevoke;

@@ -47,9 +47,7 @@ pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
 pub use federated::{FederatedCredentialRecord, PublicKey};
 pub use interface::Catalog;
-pub use locks::{
-    Change, Lock, LockCatalog, LockLevel, LockRecord, LockTarget, LocksHeld,
-};
+pub use locks::{Change, Lock, LockCatalog, LockLevel, LockRecord, LockTarget, LocksHeld};
 pub use logins::{DeviceLogin, LoginCatalog};
 pub use management::{
     DEFAULT_GROUP, GroupRecord, LOCATION, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,
