@@ -37,5 +37,5 @@ mod value;
 
 pub use deployment::{Context, ResourceGroup};
 pub use error::TemplateError;
-pub use plan::{Plan, PlannedResource, Resource, Step};
+pub use plan::{Plan, PlannedResource, Resource, Step, texts};
 pub use request::{Mode, Request, parse_request};

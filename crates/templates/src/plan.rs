@@ -375,7 +375,7 @@ impl Plan {
 }
 
 /// The texts within a value; those of numbers too.
-fn texts(value: &Value, found: &mut Vec<String>) {
+pub fn texts(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Null | Value::Bool(_) => {}
         Value::Number(number) => found.push(number.to_string()),

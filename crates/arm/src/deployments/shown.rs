@@ -7,7 +7,7 @@ use super::differences::is_no_change;
 use super::secrets::{HIDDEN, Secrets};
 use crate::error::ArmError;
 use crate::types::import_source::hide_signatures;
-use templates::Resource;
+use templates::{Resource, texts};
 
 /// A resource, and what there is of it, as they are told: what is the same in both stays so, and what is another stays
 /// another.
@@ -60,16 +60,6 @@ pub fn told(resource: &Resource, error: ArmError) -> ArmError {
         message: message.as_str().unwrap_or_default().to_owned(),
         detail: None,
         ..error
-    }
-}
-
-fn texts(value: &Value, found: &mut Vec<String>) {
-    match value {
-        Value::Null | Value::Bool(_) => {}
-        Value::Number(number) => found.push(number.to_string()),
-        Value::String(text) => found.push(text.clone()),
-        Value::Array(elements) => elements.iter().for_each(|element| texts(element, found)),
-        Value::Object(map) => map.values().for_each(|element| texts(element, found)),
     }
 }
 
