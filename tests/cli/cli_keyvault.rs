@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -11,7 +10,7 @@ use rsa::pkcs1::EncodeRsaPrivateKey;
 use rsa::pkcs8::{EncodePrivateKey, LineEnding};
 use rsa::traits::{PrivateKeyParts, PublicKeyParts};
 use serde_json::Value;
-use test_support::{Host, one_line, program};
+use test_support::{Host, files_below, one_line, program};
 
 /// An installation with the vault `myvault` and in it the key `mykey`.
 fn host_with_key() -> Host {
@@ -238,7 +237,7 @@ fn private_keys_are_imported_and_never_kept_in_the_clear() {
     assert_eq!(versions.as_array().unwrap().len(), 2);
     let prime = key.primes()[0].to_be_bytes();
     let secret = [prime[..24].to_vec(), base64url(&prime[..24]).into_bytes()];
-    for file in files(&host.state()) {
+    for file in files_below(&host.state()) {
         let bytes = fs::read(&file).unwrap();
         for secret in &secret {
             let found = bytes.windows(secret.len()).any(|w| w == secret);
@@ -431,7 +430,7 @@ fn files_are_private_whatever_the_umask() {
         .status()
         .unwrap();
     assert!(status.success());
-    for path in files(&host.state()) {
+    for path in files_below(&host.state()) {
         let mode = fs::metadata(&path).unwrap().mode() & 0o777;
         assert_eq!(mode, 0o600, "{}", path.display());
     }
@@ -543,18 +542,6 @@ fn completions_and_capabilities_need_no_installation() {
 fn base64url(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
-}
-
-fn files(dir: &Path) -> Vec<std::path::PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => found.extend(files(&path)),
-            false => found.push(path),
-        }
-    }
-    found
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use rustix::process::Signal;
-use test_support::{Daemon, contains, text};
+use test_support::{Daemon, contains, content_of, files_below, text};
 
 use crate::backend::CustomerHost;
 use crate::images;
@@ -90,7 +90,7 @@ fn needles(dek: &[u8]) -> Vec<(String, Vec<u8>)> {
 fn search(host: &CustomerHost, daemon: &Daemon, needles: &[(String, Vec<u8>)]) {
     for dir in [&host.state(), host.runtime(), daemon.dir()] {
         for file in files_below(dir) {
-            assert_clean(&file, &fs::read(&file).unwrap_or_default(), needles);
+            assert_clean(&file, &content_of(&file), needles);
         }
     }
     let processes = daemon.processes();
@@ -112,21 +112,6 @@ fn assert_clean(path: &Path, content: &[u8], needles: &[(String, Vec<u8>)]) {
             path.display()
         );
     }
-}
-
-/// Regular files only: no sockets.
-fn files_below(dir: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).expect("the folder can be read") {
-        let entry = entry.expect("the folder can be read");
-        let kind = entry.file_type().expect("a file has a type");
-        if kind.is_dir() {
-            files.extend(files_below(&entry.path()));
-        } else if kind.is_file() {
-            files.push(entry.path());
-        }
-    }
-    files
 }
 
 #[test]

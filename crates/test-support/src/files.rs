@@ -1,8 +1,9 @@
 //! Files of tests and what is in them.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::expect_success;
@@ -36,16 +37,46 @@ pub fn allocated(path: &Path) -> u64 {
     fs::metadata(path).unwrap().blocks() * 512
 }
 
+/// The regular files below `directory`. What goes away while they are looked for is passed over: a server
+/// that runs puts files in place by renames, and removes others.
+pub fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let Some(entries) = unless_gone(fs::read_dir(directory), directory) else {
+        return Vec::new();
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let Some(entry) = unless_gone(entry, directory) else {
+            continue;
+        };
+        let path = entry.path();
+        let Some(kind) = unless_gone(entry.file_type(), &path) else {
+            continue;
+        };
+        if kind.is_dir() {
+            files.extend(files_below(&path));
+        } else if kind.is_file() {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// What is in a file, and nothing once it is gone.
+pub fn content_of(file: &Path) -> Vec<u8> {
+    unless_gone(fs::read(file), file).unwrap_or_default()
+}
+
+fn unless_gone<T>(found: io::Result<T>, path: &Path) -> Option<T> {
+    match found {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        found => Some(found.unwrap_or_else(|e| panic!("{}: {e}", path.display()))),
+    }
+}
+
 /// Whether a regular file below `directory` holds `needle`.
 pub fn holds(directory: &Path, needle: &[u8]) -> bool {
-    fs::read_dir(directory).unwrap().flatten().any(|entry| {
-        let kind = entry.file_type().unwrap();
-        if kind.is_dir() {
-            return holds(&entry.path(), needle);
-        }
-        let content = fs::read(entry.path()).unwrap();
-        kind.is_file() && contains(&content, needle)
-    })
+    let files = files_below(directory);
+    files.iter().any(|file| contains(&content_of(file), needle))
 }
 
 /// Whether `needle` is in `content`; quick enough for hundreds of megabytes of zeros.

@@ -67,7 +67,7 @@ pub use {
     customer::Customer,
     daemon::{AttachOptions, Daemon},
     disk::{Backend, Disk},
-    files::{MARKER, allocated, contains, holds, noise, qemu_img, text},
+    files::{MARKER, allocated, contains, content_of, files_below, holds, noise, qemu_img, text},
     host::{Host, Words, one_line},
     installed::{DiskFiles, KEY, VAULT},
     processes::{

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
-use test_support::{Server, contains};
+use test_support::{Server, contains, content_of, files_below};
 
 use super::client::{Client, Managed, serve};
 use super::deployments::{DEPLOYMENTS, DISKS, PATIENCE, deploy, disk, ended};
@@ -69,19 +69,13 @@ fn what_was_made_before_a_failure_stays_and_is_told() {
 
 /// The files of the installation that have a text in them, but those of disks, which are ciphertext.
 fn files_with(managed: &Managed, text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut left = vec![managed.host.state()];
-    while let Some(dir) = left.pop() {
-        for entry in std::fs::read_dir(dir).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                left.extend((!path.ends_with("disks")).then_some(path));
-            } else if contains(&std::fs::read(&path).unwrap(), text.as_bytes()) {
-                found.push(path.display().to_string());
-            }
-        }
-    }
-    found
+    let disks = managed.host.disks();
+    let files = files_below(&managed.host.state()).into_iter();
+    files
+        .filter(|file| !file.starts_with(&disks))
+        .filter(|file| contains(&content_of(file), text.as_bytes()))
+        .map(|file| file.display().to_string())
+        .collect()
 }
 
 #[test]
