@@ -68,6 +68,9 @@ struct UpdateArgs {
     /// How long after the last death it still is one [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     crash_loop_time: Option<u64>,
+    /// A disk of which no request ends for so long, while some are under way, stands still [default: 30s]
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    stall_time: Option<u64>,
     /// How often attached disks, served vaults and `status --watch` are looked at [default: 60s]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     look_interval: Option<u64>,
@@ -116,6 +119,7 @@ impl UpdateArgs {
             (&mut settings.backup_critical_seconds, self.backup_critical),
             (&mut settings.crash_loop_deaths, self.crash_loop_deaths),
             (&mut settings.crash_loop_seconds, self.crash_loop_time),
+            (&mut settings.stall_seconds, self.stall_time),
             (&mut settings.look_seconds, self.look_interval),
         ];
         for (setting, given) in times {

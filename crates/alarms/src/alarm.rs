@@ -46,6 +46,8 @@ pub enum AlarmCode {
     DiskDamaged,
     /// The attach of a disk has not ended in order: its runtime map is needed.
     DiskDirty,
+    /// Requests of a disk are under way and none ends, or its data plane gives no sign of life.
+    RequestsStalled,
     /// Data planes of a disk die one after the other.
     CrashLoop,
     /// The launcher of a disk's data planes is no more: the one that serves is the last.
@@ -68,7 +70,7 @@ pub enum AlarmCode {
 
 impl AlarmCode {
     /// All of them, the gravest first.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::KeyRevoked,
         Self::KeyUnreachable,
         Self::KeyUnusable,
@@ -79,6 +81,7 @@ impl AlarmCode {
         Self::SyncFailed,
         Self::DiskDamaged,
         Self::DiskDirty,
+        Self::RequestsStalled,
         Self::CrashLoop,
         Self::LauncherEnded,
         Self::JobHeldUp,

@@ -1,8 +1,10 @@
 //! What is known of a host at a moment, without any judgement. What is not known is said to be so.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -220,10 +222,42 @@ pub struct AttachedFacts {
     pub last_death: Option<OffsetDateTime>,
     /// What holds its job up.
     pub job_error: Option<String>,
+    /// Its requests, if none of them ends.
+    pub stall: Option<Stall>,
     /// Since when its launcher is no more.
     pub launcher_ended: Option<OffsetDateTime>,
     /// The installation whose disk it has, if it tells.
     pub installation: Option<Uuid>,
+}
+
+/// An attached disk that stands still: requests are under way and none ends, or its data plane gives no sign of life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Stall {
+    /// Since when.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// How many requests are under way, as far as the data plane has taken them.
+    pub requests: u64,
+    /// Of these, those that wait for space on the host.
+    pub wait_for_space: u64,
+    /// The data plane gives no sign of life: it was stopped or frozen, or its first thread waits for the kernel.
+    pub is_silent: bool,
+}
+
+/// As the end of a sentence that begins with what stands still.
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let requests = self.requests;
+        match (self.is_silent, self.wait_for_space) {
+            (true, _) => f.write_str("its data plane gives no sign of life"),
+            (false, 0) => write!(f, "requests are under way ({requests}), and none ends"),
+            (false, waiting) => write!(
+                f,
+                "requests are under way ({requests}), and none ends: {waiting} of them wait for space on the host"
+            ),
+        }
+    }
 }
 
 /// Whether the vault grants the key of an attached disk.

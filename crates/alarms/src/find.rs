@@ -279,6 +279,23 @@ fn attached_alarms(
             "its guest waits: see the log of `sealdisk attach` for what they died of".into(),
         ));
     }
+    if let Some(stall) = &attached.stall {
+        let remedy = match (stall.is_silent, stall.wait_for_space) {
+            (true, _) => {
+                "its guest waits: see whether the data plane was stopped or frozen (`ps` shows T or D for its state), let it \
+                 go on, or kill it, and another goes on for it"
+            }
+            (false, 0) => "its guest waits: see whether the host's storage answers",
+            (false, _) => "make space where its files are: they go on by themselves then",
+        };
+        alarms.push(alarm(
+            AlarmCode::RequestsStalled,
+            Severity::Critical,
+            Some(stall.since),
+            format!("stands still: {stall}"),
+            remedy.into(),
+        ));
+    }
     if let Some(since) = attached.launcher_ended {
         alarms.push(alarm(
             AlarmCode::LauncherEnded,

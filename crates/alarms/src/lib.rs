@@ -30,7 +30,8 @@ pub use collect::{Collector, OneDisk, Scope, certificate_end};
 pub use error::AlarmsError;
 pub use facts::{
     AttachedFacts, Attaches, BackupFacts, CertificateFacts, Facts, FileSystemFacts, KeyFacts,
-    KeyRefusal, KeyStanding, NoAttaches, OldKey, ResourceFacts, ResourceState, Unknown, VaultFacts,
+    KeyRefusal, KeyStanding, NoAttaches, OldKey, ResourceFacts, ResourceState, Stall, Unknown,
+    VaultFacts,
 };
 pub use find::find;
 pub use host::host_name;

@@ -49,6 +49,8 @@ pub struct Settings {
     pub crash_loop_deaths: u64,
     /// How long after the last death it still is one.
     pub crash_loop_seconds: u64,
+    /// A disk of which no request ends for so long, while some are under way, stands still.
+    pub stall_seconds: u64,
     /// How often whatever watches looks.
     pub look_seconds: u64,
     /// Certificates (PEM) that are looked at beside those that Sealdisk makes.
@@ -70,6 +72,7 @@ impl Default for Settings {
             backup_critical_seconds: 14 * DAY,
             crash_loop_deaths: 3,
             crash_loop_seconds: 600,
+            stall_seconds: 30,
             look_seconds: 60,
             certificates: Vec::new(),
         }
@@ -140,6 +143,11 @@ impl Settings {
         std::time::Duration::from_secs(self.look_seconds.clamp(1, DAY))
     }
 
+    /// How long no request may end, while some are under way.
+    pub fn stall_time(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.stall_seconds)
+    }
+
     /// Whether the settings make sense.
     fn check(&self) -> Result<(), AlarmsError> {
         let times = [
@@ -151,12 +159,16 @@ impl Settings {
             self.backup_warning_seconds,
             self.backup_critical_seconds,
             self.crash_loop_seconds,
+            self.stall_seconds,
         ];
         if times.iter().any(|time| *time > MAX_SECONDS) {
             return argument("a time of more than a hundred years is no threshold of an alarm");
         }
         if !(1..=DAY).contains(&self.look_seconds) {
             return argument("the time between two looks is from 1 s to 1 day");
+        }
+        if self.stall_seconds == 0 {
+            return argument("a disk stands still after 1 s at the earliest");
         }
         if self.crash_loop_deaths < 2 {
             return argument("a crash loop is two deaths at least");

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use alarms::{Alarm, AttachedFacts, KeyStanding};
+use alarms::{Alarm, AttachedFacts, KeyStanding, Stall};
 use installation::envelope::JobKind;
 use protocol::{IoCounters, Limits, OnRevoke};
 
@@ -146,6 +146,7 @@ impl KeyStatus {
             deaths_in_a_row: offered.map_or(0, |offered| offered.deaths_in_a_row),
             last_death: offered.and_then(|offered| Some(offered.last_restart.as_ref()?.time)),
             job_error: self.job.as_ref().and_then(|job| job.error.clone()),
+            stall: offered.and_then(|offered| offered.stall.clone()),
             launcher_ended: offered.and_then(|offered| offered.launcher_ended),
             installation: offered.and_then(|offered| offered.installation),
         }
@@ -284,6 +285,9 @@ pub struct Offered {
     /// The last time that another program took over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_upgrade: Option<LastUpgrade>,
+    /// Its requests, while none of them ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall: Option<Stall>,
     /// Since when the launcher is no more, so that no other data plane can be started.
     #[serde(
         default,

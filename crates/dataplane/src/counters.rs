@@ -22,7 +22,7 @@ use virtio_bindings::virtio_blk::{
 };
 
 use protocol::io_counters::{
-    OpWord, QUEUE_LEN, QUEUES_AT, SIGNATURE, Word, bucket_of, counters_len, ticks_since,
+    OpWord, QUEUE_LEN, QUEUES_AT, SIGNATURE, SIGNS_AT, Word, bucket_of, counters_len, ticks_since,
 };
 use protocol::{Operation, counters_at};
 use volume::{HeldWords, Mapped};
@@ -30,7 +30,7 @@ use volume::{HeldWords, Mapped};
 /// The counters of all queues.
 pub struct Counters {
     words: Arc<Mapped>,
-    /// Where those of the first queue begin.
+    /// Where they begin.
     at: usize,
 }
 
@@ -50,7 +50,7 @@ impl Counters {
         match u64::from_le(signature) == SIGNATURE {
             true => Ok(Self {
                 words: Arc::new(words),
-                at: (at + QUEUES_AT) as usize,
+                at: at as usize,
             }),
             false => Self::unseen(queues),
         }
@@ -63,14 +63,25 @@ impl Counters {
     pub fn unseen(queues: u16) -> io::Result<Self> {
         Ok(Self {
             words: Arc::new(Mapped::private(counters_len(queues) as usize)?),
-            at: QUEUES_AT as usize,
+            at: 0,
         })
+    }
+
+    /// Gives a sign of life, for the first thread alone.
+    pub fn sign_of_life(&self) {
+        let sign = &self.words.words(self.at + SIGNS_AT as usize, 1)[0];
+        sign.store(
+            sign.load(Ordering::Relaxed).wrapping_add(1),
+            Ordering::Relaxed,
+        );
     }
 
     /// Those of a queue, for its thread alone.
     pub fn queue(&self, index: usize) -> QueueCounters {
         QueueCounters {
-            words: self.words.held(self.at + index * QUEUE_LEN),
+            words: self
+                .words
+                .held(self.at + QUEUES_AT as usize + index * QUEUE_LEN),
             now: now(),
         }
     }
@@ -316,6 +327,25 @@ mod tests {
         assert_eq!((seen.limit_waits, seen.limit_wait_ticks), (1, 2 * second));
         assert_eq!((seen.space_waits, seen.key_waits), (1, 1));
         assert_eq!(seen.poll_ticks, second);
+    }
+
+    #[test]
+    fn signs_of_life_are_seen() {
+        let region = KeptRegion::create(1).unwrap();
+        let counters = counters(&region, 1);
+        counters.sign_of_life();
+        counters.sign_of_life();
+        assert_eq!(region.counters().unwrap().unwrap().signs_of_life, 2);
+        assert_eq!(
+            region
+                .renewed()
+                .unwrap()
+                .counters()
+                .unwrap()
+                .unwrap()
+                .signs_of_life,
+            2
+        );
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub enum Standing {
     KeyRevoked,
     /// Requests wait for space on the host's storage.
     SpaceFull,
+    /// Requests are under way and none ends, or its data plane gives no sign of life.
+    Stalled,
     /// Its key cannot be checked; it is served for the grace period.
     KeyUnreachable,
     /// An error holds its job up.
@@ -115,6 +117,7 @@ impl Standing {
             Self::Silent => "silent",
             Self::KeyRevoked => "key revoked",
             Self::SpaceFull => "space full",
+            Self::Stalled => "stalled",
             Self::KeyUnreachable => "key unreachable",
             Self::JobHeldUp => "job held up",
             Self::Awaited => "awaited",
@@ -195,6 +198,12 @@ impl DiskRow {
         self.job = status.job;
     }
 
+    fn is_stalled(&self) -> bool {
+        self.serving
+            .as_ref()
+            .is_some_and(|serving| serving.stall.is_some())
+    }
+
     fn standing_now(&self) -> Standing {
         let Some(key) = &self.key else {
             return Standing::Silent;
@@ -207,6 +216,7 @@ impl DiskRow {
             (_, Some(DiskHold::LetGo)) => Standing::LetGo,
             (KeyState::KeyRevoked, _) => Standing::KeyRevoked,
             _ if self.wait_for_space > Some(0) => Standing::SpaceFull,
+            _ if self.is_stalled() => Standing::Stalled,
             (KeyState::KeyUnreachable, _) => Standing::KeyUnreachable,
             _ if self.job.as_ref().is_some_and(is_held_up) => Standing::JobHeldUp,
             (KeyState::Active, _) => Standing::Served,

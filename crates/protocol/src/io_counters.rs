@@ -6,6 +6,7 @@
 //! | Offset | Bytes | What |
 //! |---|---|---|
 //! | 0 | 8 | [`SIGNATURE`], or zeros where nothing is counted |
+//! | [`SIGNS_AT`] | 8 | how often the data plane has given a sign of life, by its first thread; 0 in older versions |
 //! | 4096 | [`QUEUE_LEN`] for each queue | its words of 64 bits |
 //!
 //! Of each queue these are the words of [`Word`], and from [`OPERATIONS_AT`] on for each [`Operation`] its
@@ -33,6 +34,8 @@ pub const TICKS: u64 = 1 << 30;
 pub const BUCKETS: usize = 106;
 /// Bytes of the words of a queue.
 pub const QUEUE_LEN: usize = 8192;
+/// Where the word of the signs of life is.
+pub const SIGNS_AT: u64 = 8;
 /// Where the words of the first queue begin.
 pub const QUEUES_AT: u64 = 4096;
 /// Where the words of the first operation begin, in words of the queue.
@@ -217,6 +220,9 @@ pub struct IoCounters {
     pub key_wait_ticks: u64,
     /// Ticks that queues have busy-polled.
     pub poll_ticks: u64,
+    /// How often the data plane has given a sign of life; none if it is of a version that gives none.
+    #[serde(default)]
+    pub signs_of_life: u64,
 }
 
 /// What was counted of one operation.
@@ -252,9 +258,12 @@ impl IoCounters {
         if file.metadata()?.len() < at + counters_len(queues) {
             return Ok(None);
         }
-        let mut signature = [0; 8];
-        file.read_exact_at(&mut signature, at)?;
-        if u64::from_le_bytes(signature) != SIGNATURE {
+        let word = |place: u64| {
+            let mut word = [0; 8];
+            file.read_exact_at(&mut word, at + place)?;
+            io::Result::Ok(word)
+        };
+        if u64::from_le_bytes(word(0)?) != SIGNATURE {
             return Ok(None);
         }
         let mut sums = [0u64; QUEUE_LEN / 8];
@@ -267,10 +276,11 @@ impl IoCounters {
                 *sum = sum.wrapping_add(u64::from_ne_bytes(*word));
             }
         }
-        Ok(Some(Self::of(&sums)))
+        let signs_of_life = u64::from_ne_bytes(word(SIGNS_AT)?);
+        Ok(Some(Self::of(&sums, signs_of_life)))
     }
 
-    fn of(words: &[u64; QUEUE_LEN / 8]) -> Self {
+    fn of(words: &[u64; QUEUE_LEN / 8], signs_of_life: u64) -> Self {
         let word = |word: Word| words[word as usize];
         Self {
             operations: Operation::ALL
@@ -286,6 +296,7 @@ impl IoCounters {
             key_waits: word(Word::KeyWaits),
             key_wait_ticks: word(Word::KeyWaitTicks),
             poll_ticks: word(Word::PollTicks),
+            signs_of_life,
         }
     }
 }
@@ -376,10 +387,10 @@ mod tests {
         words[write + OpWord::Bytes as usize] = 4096;
         words[write + OpWord::Buckets as usize + 7] = 2;
         words[write + OpWord::Buckets as usize + 105] = 1;
-        let counters = IoCounters::of(&words);
+        let counters = IoCounters::of(&words, 0);
         assert_eq!(counters.operations[0].requests(), 3);
         let json = serde_json::to_string(&counters).unwrap();
-        let expected = r#"{"operations":[{"operation":"write","bytes":4096,"errors":0,"latencyTicks":0,"buckets":[[7,2],[105,1]]}],"inFlight":0,"waitForSpace":0,"limitWaits":0,"limitWaitTicks":0,"spaceWaits":3,"keyWaits":0,"keyWaitTicks":0,"pollTicks":0}"#;
+        let expected = r#"{"operations":[{"operation":"write","bytes":4096,"errors":0,"latencyTicks":0,"buckets":[[7,2],[105,1]]}],"inFlight":0,"waitForSpace":0,"limitWaits":0,"limitWaitTicks":0,"spaceWaits":3,"keyWaits":0,"keyWaitTicks":0,"pollTicks":0,"signsOfLife":0}"#;
         assert_eq!(json, expected, "old exporters read it");
         assert_eq!(serde_json::from_str::<IoCounters>(&json).unwrap(), counters);
     }

@@ -131,6 +131,7 @@ pub(crate) fn summary<'a>(rows: impl Iterator<Item = &'a DiskRow> + Clone) -> St
         Standing::Silent,
         Standing::KeyRevoked,
         Standing::SpaceFull,
+        Standing::Stalled,
         Standing::KeyUnreachable,
         Standing::JobHeldUp,
         Standing::Awaited,

@@ -175,7 +175,7 @@ fn badness(row: &DiskRow) -> u8 {
 /// The job, and what is wrong; what is wrong with the key stands in its own column.
 fn state(row: &DiskRow) -> String {
     match (row.standing, &row.job) {
-        (Standing::SpaceFull, _) => Standing::SpaceFull.words().into(),
+        (stopped @ (Standing::SpaceFull | Standing::Stalled), _) => stopped.words().into(),
         (_, Some(job)) => progress(job),
         (Standing::Served | Standing::KeyRevoked | Standing::KeyUnreachable, None) => String::new(),
         (standing, None) => standing.words().into(),

@@ -86,7 +86,7 @@ impl Look {
     pub(crate) fn standing(self, standing: Standing) -> Style {
         let bold = Style::new().add_modifier(Modifier::BOLD);
         match standing {
-            Standing::Silent | Standing::KeyRevoked | Standing::SpaceFull => {
+            Standing::Silent | Standing::KeyRevoked | Standing::SpaceFull | Standing::Stalled => {
                 self.coloured(bold, Color::Red)
             }
             Standing::KeyUnreachable | Standing::JobHeldUp => self.coloured(bold, Color::Yellow),

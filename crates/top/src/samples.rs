@@ -97,6 +97,7 @@ pub(crate) fn disk(number: u128, name: &str, requests: u64) -> DiskRow {
             last_restart: None,
             version: "0.1.0".into(),
             last_upgrade: None,
+            stall: None,
             launcher_ended: None,
             installation: None,
         }),

@@ -5,6 +5,7 @@ mod kills;
 pub mod load;
 mod loops;
 pub mod setup;
+mod stalls;
 
 use std::time::{Duration, Instant};
 

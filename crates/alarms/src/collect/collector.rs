@@ -212,6 +212,7 @@ mod tests {
                 deaths_in_a_row: 0,
                 last_death: None,
                 job_error: None,
+                stall: None,
                 launcher_ended: None,
                 installation: *answer,
             })

@@ -45,6 +45,7 @@ use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
 use crate::serve::migration::{self, Migration};
 use crate::serve::restart::GREETING_PATIENCE;
+use crate::serve::stall_watch::StallWatch;
 use crate::serve::supervise::{Attached, Ended, Signals, Stage, Supervision, Watched};
 use crate::serve::upgrades::Upgrades;
 use crate::status::{DiskHold, EventKind, GuardOptions, Offered, Reason};
@@ -127,6 +128,7 @@ fn offered(give: &Give, attach: Uuid, installation: Uuid) -> Offered {
         last_restart: None,
         version: String::new(),
         last_upgrade: None,
+        stall: None,
         launcher_ended: None,
         installation: Some(installation),
     }
@@ -423,6 +425,14 @@ impl Served {
         };
         let watched = watch.spawn();
         watched.map_err(data_plane::process("look for alarms"))?;
+        let watch = StallWatch {
+            state_dir: self.installation.state_dir().into(),
+            attached_disk: attached_disk.clone(),
+            event_hub: supervision.attached.event_hub.clone(),
+            counted: supervision.keeping.counted().clone(),
+        };
+        let watched = watch.spawn();
+        watched.map_err(data_plane::process("watch whether requests end"))?;
         let served = supervision.control.serve(Arc::new(handles));
         served.map_err(data_plane::process("serve the control socket"))
     }

@@ -18,6 +18,7 @@ use crate::serve::passed::{Parcel, Passed};
 use crate::status::{
     CheckCounts, DiskHold, Event, JobStatus, KeyStatus, LastRestart, LastUpgrade, Offered, Reason,
 };
+use alarms::Stall;
 use installation::envelope::JobKind;
 
 /// Events that are kept for those who ask later.
@@ -185,6 +186,11 @@ impl EventHub {
     /// Shows since when there is no launcher any more, if there is none.
     pub(crate) fn launcher_ended(&self, since: Option<OffsetDateTime>) {
         self.content().offered.launcher_ended = since;
+    }
+
+    /// Shows whether requests are under way of which none ends.
+    pub(crate) fn set_stall(&self, stall: Option<Stall>) {
+        self.content().offered.stall = stall;
     }
 
     /// Shows whose the disk is, and why a ring was not started, if it was not.

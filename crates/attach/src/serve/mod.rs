@@ -26,6 +26,7 @@ mod passed;
 mod replace;
 mod restart;
 mod resume;
+mod stall_watch;
 mod supervise;
 mod systemd;
 mod trouble;

@@ -209,6 +209,7 @@ fn facts_of(row: &DiskRow) -> Option<AttachedFacts> {
         deaths_in_a_row: serving.map_or(0, |serving| serving.deaths_in_a_row),
         last_death: serving.and_then(|serving| Some(serving.last_restart.as_ref()?.time)),
         job_error: row.job.as_ref().and_then(|job| job.error.clone()),
+        stall: serving.and_then(|serving| serving.stall.clone()),
         launcher_ended: serving.and_then(|serving| serving.launcher_ended),
         installation: serving.and_then(|serving| serving.installation),
     })

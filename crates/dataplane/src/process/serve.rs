@@ -486,6 +486,7 @@ impl Server {
             return;
         }
         self.next_look = now + PERIOD;
+        self.shared.counters.sign_of_life();
         if let Some(why) = self.watchdogs.iter_mut().find_map(Watchdog::ask) {
             log::error!("{why}; the process ends, so that another goes on for it");
             std::process::abort();

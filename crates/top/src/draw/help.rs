@@ -32,6 +32,7 @@ Columns
                      period runs; revoked: the disk is stopped
   JOB, STATE         rotate-dek, flatten or merge with its progress; silent: the
                      attach process does not answer; space full: requests wait;
+                     stalled: requests are under way, and none ends;
                      awaited, let go: another attach has the disk
   -                  not known, or nothing happened since the look before
 Colours

@@ -18,6 +18,7 @@ const STANDINGS = {
   keyRevoked: ["bad", "key revoked"],
   keyUnreachable: ["warn", "key unreachable"],
   spaceFull: ["bad", "space full"],
+  stalled: ["bad", "stalled"],
   jobHeldUp: ["warn", "job held up"],
   silent: ["unknown", "silent"],
   awaited: ["idle", "awaited"],
