@@ -9,8 +9,9 @@ use super::sources::{Ids, encryption, encryption_view, is_encryption, refuse_cha
 
 use crate::access;
 use crate::call::{Call, Put, ResourceType, Wanted};
+use crate::copying;
 use crate::error::ArmError;
-use crate::move_disk::{end_copy, move_disk};
+use crate::move_disk::move_disk;
 use crate::names::time_text;
 use crate::placed::of_many;
 use disks::import::Cancel;
@@ -164,7 +165,7 @@ impl ResourceType for Disks {
         let (kind, runtime) = (ResourceKind::Disk, &call.changes.runtime_dir);
         let delete = || disks::delete(call.installation(), kind, name, runtime);
         match delete() {
-            Err(DiskError::InUse { .. }) if end_copy(call, name)? => delete()?,
+            Err(DiskError::InUse { .. }) if copying::end(call, kind, name)? => delete()?,
             deleted => deleted?,
         }
         // What a disk and its copy have shared.
