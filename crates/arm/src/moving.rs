@@ -112,12 +112,14 @@ impl Work for Move {
                 error.message
             );
         });
-        let name = &self.name;
-        let (what, resume) = (
-            format!("disk '{name}'"),
-            format!("rotate-dek {name} --resume"),
-        );
-        Ok(copying::state(record, ended?, &what, &resume))
+        let (end, name) = (ended?, &self.name);
+        let resume = format!("rotate-dek {name} --resume");
+        Ok(copying::state(
+            record,
+            end,
+            &format!("disk '{name}'"),
+            &resume,
+        ))
     }
 }
 
