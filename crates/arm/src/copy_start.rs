@@ -18,7 +18,7 @@ use crate::deep_copy::DeepCopy;
 use crate::error::ArmError;
 use crate::operations;
 use disks::{DeepCopyRequest, Disk, LayerOp, Outline};
-use installation::catalog::PlacementRecord;
+use installation::catalog::{Kind, PlacementRecord};
 use installation::envelope::{Job, JobKind, ResourceKind};
 
 /// Azure's name of it.
@@ -49,7 +49,7 @@ pub fn go_on(
     view: &Outline,
 ) -> Result<Option<Uuid>, ArmError> {
     // Whoever has paused it resumes it.
-    if !is_asked_for(&placed.settings) || job(view).is_none_or(|job| job.paused) {
+    if !may_be_one(placed) || job(view).is_none_or(|job| job.paused) {
         return Ok(None);
     }
     let work = DeepCopy::new(kind, &placed.name, view.attached.is_some());
@@ -79,10 +79,12 @@ fn made(call: &Call<'_>, request: DeepCopyRequest) -> Result<(), ArmError> {
     }
 }
 
-/// Whether the settings of a disk or a snapshot are those of a deep copy.
-fn is_asked_for(settings: &Value) -> bool {
-    let option = settings["creationData"]["createOption"].as_str();
-    option.is_some_and(|option| option.eq_ignore_ascii_case(COPY_START))
+/// Whether a disk or a snapshot may be a deep copy. A snapshot has a job for nothing else, and none of the command line can
+/// go on with it: so it is one also where the catalog does not know any more how it was asked for.
+fn may_be_one(placed: &PlacementRecord) -> bool {
+    let option = placed.settings["creationData"]["createOption"].as_str();
+    let is_asked_for = option.is_some_and(|option| option.eq_ignore_ascii_case(COPY_START));
+    is_asked_for || placed.kind == Kind::Snapshot
 }
 
 /// The job that makes a deep copy complete, until it is.
@@ -94,7 +96,7 @@ fn job(view: &Outline) -> Option<&Job> {
 /// Tells how far a deep copy is, in the properties of its body. One that nobody copies would be polled for ever: it has
 /// failed, until somebody asks for it again.
 pub fn tell(call: &Call<'_>, placed: &PlacementRecord, view: &Outline, properties: &mut Value) {
-    if !is_asked_for(&placed.settings) {
+    if !may_be_one(placed) {
         return;
     }
     let Some(job) = job(view) else {
