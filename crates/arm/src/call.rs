@@ -246,7 +246,7 @@ pub trait ResourceType: Sync {
     /// nothing more. What takes long goes on as the operation of that id.
     ///
     /// # Errors
-    /// Why not: one that was to be made is not there then.
+    /// Why not: one that was to be made is not there then, but for a deep copy whose data could not be copied yet.
     fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError>;
 
     /// Deletes it.

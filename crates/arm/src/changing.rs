@@ -11,7 +11,7 @@ use crate::error::ArmError;
 use crate::operations::Going;
 use attach::LayerChanges;
 use disks::import::Cancel;
-use disks::{Disk, DiskError, LayerOp};
+use disks::{Disk, DiskError, JobProgress, LayerOp};
 use installation::Installation;
 
 /// How long a change waits for what passes by: a merge, and a command.
@@ -275,8 +275,19 @@ impl Changes {
         installation: &Installation,
         disk: &Disk,
         cancel: &Cancel,
+        progress: &mut dyn FnMut(JobProgress),
     ) -> Result<(), DiskError> {
-        layer_changes(installation, &self.runtime_dir, cancel).go_on(disk)
+        layer_changes(installation, &self.runtime_dir, cancel).go_on(disk, progress)
+    }
+
+    /// How far whoever has a disk attached is with its job, if somebody has, and knows that.
+    pub(crate) fn progress_of_attach(&self, disk: &Disk) -> Option<JobProgress> {
+        let status = attach::key_status(&self.runtime_dir, disk.id()).ok()?;
+        let job = status.job.filter(|job| job.bytes_total > 0)?;
+        Some(JobProgress {
+            done: job.bytes_done,
+            total: job.bytes_total,
+        })
     }
 
     /// Merges in the background what deleted snapshots have left. It is noted in the catalog what that is:

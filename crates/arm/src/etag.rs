@@ -11,11 +11,11 @@ use keys::sha256;
 /// An answer with the ETag of its body, as a header. Of what still changes it says when to ask again: Azure's clients
 /// wait for half a minute otherwise.
 pub fn with_etag(body: Value, status: u16) -> FrontReply {
-    let state = &body["properties"]["provisioningState"];
+    let state = body["properties"]["provisioningState"].as_str();
     FrontReply {
         status,
         headers: vec![("etag", etag(&body))],
-        retry_after: (state == "Updating").then_some(1),
+        retry_after: matches!(state, Some("Creating" | "Updating")).then_some(1),
         body: Some(body),
         ..FrontReply::default()
     }

@@ -1,5 +1,7 @@
 //! Resource groups.
 
+use std::cmp::Reverse;
+
 use serde_json::{Value, json};
 use server::FrontReply;
 use time::OffsetDateTime;
@@ -297,7 +299,9 @@ fn delete_all(
         after: None,
         limit: usize::MAX,
     };
-    let all = placed(call, kind, &wanted)?;
+    let mut all = placed(call, kind, &wanted)?;
+    // A snapshot that is being copied into another one goes after that, which is newer.
+    all.sort_by_key(|placed| Reverse(placed.created.at));
     let action = format!("{}/delete", kind.full_type());
     for placed in &all {
         call.require(&action, &call.id(placed))?;

@@ -17,6 +17,8 @@
 //! | `resources`, `places`, `placed`, `lists` | What is the same for all types |
 //! | `changing` | Locks of names, changes of layers |
 //! | `move_disk`, `moving` | Moves of disks between one and two DEKs: the request, and the operation |
+//! | `copy_start`, `deep_copy` | Deep copies of disks and snapshots: the requests, and the operation |
+//! | `copying` | Copying data under a new DEK to its end, for operations |
 //! | `deployments` | Templates, each resource of which is a request of its own |
 //! | `operations` | What outlives its request, and the server |
 //! | `roles` | Who may do what |
@@ -32,6 +34,9 @@ mod applications;
 mod audit;
 mod call;
 mod changing;
+mod copy_start;
+mod copying;
+mod deep_copy;
 mod deleted_vaults;
 mod deployments;
 mod error;

@@ -1,24 +1,17 @@
 //! Requests that move a disk between one and two DEKs, which become [operations](crate::moving).
 
-use std::time::Duration;
-
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::call::Call;
 use crate::changing::Changes;
+use crate::copying;
 use crate::error::ArmError;
 use crate::moving::{Before, Move};
 use crate::operations;
-use crate::places::placement;
 use disks::{Disk, DiskError, Outline};
-use installation::catalog::{Kind, OperationRecord, OperationState, PlacementRecord};
+use installation::catalog::{OperationRecord, PlacementRecord};
 use installation::envelope::JobKind;
-
-/// How long a request waits for the end of a copy, which goes on behind the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a deletion waits for a copy that it has ended: for a few MiB of it.
-const ENDING: Duration = Duration::from_secs(10);
 
 impl Changes {
     /// Whether the data of the disk with that id is being copied under a DEK of the kind of its set.
@@ -63,26 +56,7 @@ pub fn move_disk(
         ..operations::new(call, target, &work)
     };
     let id = operations::begin(call, record, Box::new(work))?;
-    let record = operations::wait(call, id, PATIENCE)?;
-    match record.state {
-        OperationState::Running => Ok(Some(id)),
-        OperationState::Succeeded => Ok(None),
-        OperationState::Failed | OperationState::Canceled => Err(operations::failure(&record)),
-    }
-}
-
-/// Ends the copy of a disk's data that keeps it from being deleted; whether there was one.
-///
-/// # Errors
-/// When it cannot be found out.
-pub fn end_copy(call: &Call<'_>, name: &str) -> Result<bool, ArmError> {
-    let id = call.id(&placement(call, Kind::Disk, name)?);
-    let going = &call.changes.going;
-    let ended = going.cancel_copy(&id);
-    if let Some(operation) = ended {
-        going.wait(operation, ENDING);
-    }
-    Ok(ended.is_some())
+    copying::begun(call, id)
 }
 
 /// Whether a disk's data is being copied under a new DEK, or with `paused` would be.

@@ -1,6 +1,7 @@
 //! Which work an operation was, of which the catalog has the record.
 
 use crate::call::Work;
+use crate::deep_copy::DeepCopy;
 use crate::deployments::Deployment;
 use crate::error::ArmError;
 use crate::groups::DeleteGroup;
@@ -24,6 +25,9 @@ pub fn work_of(record: &OperationRecord, names: &Names) -> Result<Box<dyn Work>,
     }
     if let Some(deletion) = DeleteGroup::again(kept) {
         return Ok(Box::new(deletion));
+    }
+    if let Some(copy) = DeepCopy::again(kept) {
+        return Ok(Box::new(copy));
     }
     match Move::again(kept) {
         Some(moving) => Ok(Box::new(moving)),

@@ -67,18 +67,22 @@ impl LayerChanges<'_> {
         }
     }
 
-    /// Goes on with the job of a disk that nobody has, as its header has it: one that is paused stays paused, and what
-    /// has become of it is in the header.
+    /// Goes on with the job of a disk that nobody has, or of a snapshot that is a deep copy, as its header has it: one that
+    /// is paused stays paused, and what has become of it is in the header. `progress` is told of it.
     ///
     /// # Errors
     /// [`DiskError::InUse`] and [`DiskError::Awaited`]: whoever has the disk goes on with it. Others, after which it can
     /// be gone on with.
-    pub fn go_on(&self, disk: &Disk) -> Result<(), DiskError> {
+    pub fn go_on(
+        &self,
+        disk: &Disk,
+        progress: &mut dyn FnMut(JobProgress),
+    ) -> Result<(), DiskError> {
         let claim = disk.claim()?;
         disk.refuse_granted(self.installation)?;
         let mut volume = Unattached::settled(self.installation, disk, claim, self.runtime_dir)?;
         let (installation, cancel) = (self.installation, self.cancel);
-        disks::run_unattached(installation, disk, &mut volume, cancel, &mut |_| {}).map(drop)
+        disks::run_unattached(installation, disk, &mut volume, cancel, progress).map(drop)
     }
 
     /// Merges the layers that were noted for it, of all disks.

@@ -43,9 +43,10 @@ pub use access::{
 };
 pub use check::{ByteRange, CheckReport, Problem, ProblemKind, check};
 pub use layers::{
-    Applied, ChangeLayers, ClaimedElsewhere, CloneRequest, ImageRequest, JobChange, JobProgress,
-    LayerOp, NewLayers, SnapshotRequest, SwapVolume, Unattached, clone, delete_source,
-    image_of_file, image_of_snapshot, layers_to_drop, merge_all, run_unattached,
+    Applied, ChangeLayers, ClaimedElsewhere, CloneRequest, DeepCopyRequest, ImageRequest,
+    JobChange, JobProgress, LayerOp, NewLayers, SnapshotRequest, SwapVolume, Unattached, clone,
+    deep_copy, delete_source, image_of_file, image_of_snapshot, layers_to_drop, merge_all,
+    run_unattached,
 };
 pub use lifecycle::{
     CreateRequest, Created, DEFAULT_SECTOR_SIZE, DiskView, EncryptionView, JobView, LayerView,

@@ -56,6 +56,9 @@ az image create -n i1 -g rg --source d2 --os-type Linux -o none
 is "$(value '[0].name' image list -g rg)" i1
 is "$(value 'length(@)' snapshot list)" 1
 refused OperationNotAllowed az snapshot delete -n s1 -g rg
+is "$(value '[creationData.createOption, completionPercent]' snapshot create -n deep -g rg --source s1 --copy-start true | xargs)" \
+    "CopyStart 100.0"
+az snapshot delete -n deep -g rg -o none
 
 say a key that is disabled, and what is in use
 az keyvault key set-attributes --vault-name kvpol -n key1 --enabled false -o none

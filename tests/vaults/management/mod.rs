@@ -8,6 +8,7 @@ mod az;
 mod blob;
 mod client;
 mod copies;
+mod deep_copies;
 mod deployment_ends;
 mod deployments;
 mod disks;

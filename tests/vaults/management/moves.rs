@@ -18,7 +18,7 @@ use super::double::{COMPUTE, ONCE, TWICE, encryption, grant, settled, with_disk}
 use crate::azure::client::Answer;
 
 /// An installation with the sets `once` and `twice`, and the disk `d` with data.
-fn with_sets(host: Host) -> (Managed, Vec<u8>) {
+pub fn with_sets(host: Host) -> (Managed, Vec<u8>) {
     let managed = Managed::on(host);
     let (client, content) = with_disk(&managed);
     grant(&managed, &client, &["once", "twice"]);
@@ -36,7 +36,7 @@ fn slow(managed: &Managed, disk: &str, set: &str, rate: &str) {
         .ok(&format!("disk rotate-dek {disk} --no-wait --rate {rate}"));
 }
 
-fn running(managed: &Managed) -> Vec<OperationRecord> {
+pub fn running(managed: &Managed) -> Vec<OperationRecord> {
     let installation = managed.host.installation();
     installation.catalog().running_operations().unwrap()
 }
@@ -46,7 +46,7 @@ fn record(managed: &Managed, id: Uuid) -> OperationRecord {
     installation.catalog().operation(id).unwrap().unwrap()
 }
 
-fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(seen) = look() {
@@ -58,7 +58,7 @@ fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 }
 
 /// What becomes of an operation, about which nobody asks again.
-fn ended(managed: &Managed, id: Uuid) -> OperationRecord {
+pub fn ended(managed: &Managed, id: Uuid) -> OperationRecord {
     eventually("an operation ends", || {
         let found = record(managed, id);
         (found.state != OperationState::Running).then_some(found)
@@ -72,7 +72,7 @@ fn kill(managed: &Managed) {
 }
 
 /// Has somebody ask, and kills the server when `meanwhile` returns.
-fn killed_during<T>(
+pub fn killed_during<T>(
     managed: &Managed,
     line: &str,
     body: &Value,
@@ -91,7 +91,7 @@ fn killed_during<T>(
 }
 
 /// The one operation that goes on, once it does.
-fn begun(managed: &Managed) -> OperationRecord {
+pub fn begun(managed: &Managed) -> OperationRecord {
     eventually("an operation begins", || running(managed).pop())
 }
 
@@ -118,13 +118,13 @@ fn patch(disk: &str) -> String {
 }
 
 /// The id of the operation that an answer says is to be asked for.
-fn watched(answer: &Answer) -> Uuid {
+pub fn watched(answer: &Answer) -> Uuid {
     let url = answer.header("azure-asyncoperation").unwrap();
     let (path, _) = url.split_once("?api-version=").unwrap();
     path.rsplit('/').next().unwrap().parse().unwrap()
 }
 
-fn status(client: &Client<'_>, id: Uuid) -> Value {
+pub fn status(client: &Client<'_>, id: Uuid) -> Value {
     client.ok(&format!("GET ~/operationstatuses/{id}"), None)
 }
 

@@ -73,8 +73,8 @@ def empty(set_id=None, size=1):
     )
 
 
-def copy(model, source, **more):
-    data = compute_models.CreationData(create_option="Copy", source_resource_id=source)
+def copy(model, source, option="Copy", **more):
+    data = compute_models.CreationData(create_option=option, source_resource_id=source)
     return model(location="local", creation_data=data, **more)
 
 
@@ -181,6 +181,11 @@ def workflow(vault_name, made):
     assert s1.incremental and s1.encryption.disk_encryption_set_id == des.id
     d3 = make(disks, "d3", copy(compute_models.Disk, s1.id))
     assert d3.encryption.disk_encryption_set_id == des.id and d3.creation_data.source_resource_id == s1.id
+    start = compute_models.DiskCreateOption.COPY_START
+    for where, model in ((snapshots, compute_models.Snapshot), (disks, compute_models.Disk)):
+        deep = make(where, "deep", copy(model, s1.id, start))
+        assert (deep.creation_data.create_option, deep.completion_percent) == (start, 100), deep
+        delete(where, "deep")
     os_disk = compute_models.ImageOSDisk(
         os_type="Linux", os_state="Generalized", managed_disk=compute_models.SubResource(id=d1.id)
     )

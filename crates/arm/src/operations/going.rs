@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use disks::JobProgress;
 use disks::import::Cancel;
 
 /// The operations that go on, by their ids.
@@ -21,6 +22,8 @@ struct Entry {
     target: String,
     share: Share,
     cancel: Cancel,
+    /// How far it is with the data that it copies, once that is known.
+    progress: Option<JobProgress>,
 }
 
 /// Which limit an operation counts against. What an operation begins has another than itself, so that one wish counts
@@ -75,6 +78,7 @@ impl Going {
             target: target.into(),
             share,
             cancel: Cancel::default(),
+            progress: None,
         };
         known.insert(id, entry);
         Entered::New
@@ -97,6 +101,25 @@ impl Going {
     /// Whether one about that resource goes on.
     pub fn has(&self, target: &str) -> bool {
         about(&self.known(), target).is_some()
+    }
+
+    /// Notes how far an operation is with the data that it copies.
+    pub fn note_progress(&self, id: Uuid, progress: JobProgress) {
+        if let Some(entry) = self.known().get_mut(&id) {
+            entry.progress = Some(progress);
+        }
+    }
+
+    /// How many percent of its data the one about that resource has copied, if one does and knows it: tenths, rounded
+    /// down.
+    pub fn percent(&self, target: &str) -> Option<f64> {
+        let known = self.known();
+        let id = about(&known, target)?;
+        let JobProgress { done, total } = known.get(&id)?.progress?;
+        // A disk has 64 TiB at most, and where there is nothing to copy all of that is copied.
+        let tenths = done.min(total).saturating_mul(1000);
+        let tenths = tenths.checked_div(total).unwrap_or(1000);
+        Some(tenths as f64 / 10.0)
     }
 
     /// The wish that an operation ends.
@@ -179,6 +202,12 @@ mod tests {
         assert_eq!(going.cancel_copy(&format!("/{most}")), Some(id(most)));
         assert!(going.cancel_of(id(most)).check().is_err());
         assert!(going.cancel_of(id(1)).check().is_ok());
+        let target = format!("/{most}");
+        assert_eq!(going.percent(&target), None, "nobody knows");
+        for (done, total, percent) in [(0, 3, 0.0), (2, 3, 66.6), (3, 3, 100.0), (0, 0, 100.0)] {
+            going.note_progress(id(most), JobProgress { done, total });
+            assert_eq!(going.percent(&target), Some(percent));
+        }
         going.leave(id(most));
         assert!(!going.change_share(id(most), Share::Copy), "it has ended");
     }

@@ -58,14 +58,30 @@ pub fn begin(
     record: OperationRecord,
     work: Box<dyn Work>,
 ) -> Result<Uuid, ArmError> {
+    begin_after(call, record, work, || Ok(()))
+}
+
+/// The same once `first` is done, which is short and makes what the operation is about: from before that on the operation
+/// is in the catalog, so that whatever dies meanwhile leaves nothing of which nobody knows. Where `first` fails nothing is
+/// begun.
+///
+/// # Errors
+/// As [`begin`]; those of `first`.
+pub fn begin_after(
+    call: &Call<'_>,
+    record: OperationRecord,
+    work: Box<dyn Work>,
+    first: impl FnOnce() -> Result<(), ArmError>,
+) -> Result<Uuid, ArmError> {
     let (id, share) = (record.id, work.share());
     let going = &call.changes.going;
     match going.enter(&record.target, id, share, share.most()) {
         Entered::New => {
             let noted = call.catalog().put_operation(&record);
-            let begun = noted
+            let ready = noted
                 .map_err(ArmError::from)
-                .and_then(|()| Server::of(call).spawn(record, work));
+                .and_then(|()| first().inspect_err(|_| forget(call.site, id)));
+            let begun = ready.and_then(|()| Server::of(call).spawn(record, work));
             if begun.is_err() {
                 going.leave(id);
             }
@@ -135,10 +151,7 @@ impl<'a> Server<'a> {
             server.run(record, work);
         };
         site.spawn("operation", run).map_err(|error| {
-            // What is not begun is not gone on with.
-            if let Err(error) = site.installation().catalog().delete_operation(id) {
-                log::error!("an operation that never began stays in the catalog: {error}");
-            }
+            forget(site, id);
             ArmError::internal(format!("an operation has no thread: {error}"))
         })
     }
@@ -165,6 +178,13 @@ impl<'a> Server<'a> {
             authority: of("authority").into(),
             peer: peer.map_err(|_| ArmError::internal("the record of an operation is damaged"))?,
         })
+    }
+}
+
+/// What is not begun is not gone on with.
+fn forget(site: &Site<'_>, id: Uuid) {
+    if let Err(error) = site.installation().catalog().delete_operation(id) {
+        log::error!("an operation that never began stays in the catalog: {error}");
     }
 }
 

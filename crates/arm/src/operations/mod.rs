@@ -20,6 +20,6 @@ mod views;
 pub use asking::Worker;
 pub use failure::{cut_off, failure, preempted};
 pub use going::{Going, Share};
-pub use lifecycle::{PATIENCE, begin, go_on, new, wait};
+pub use lifecycle::{PATIENCE, begin, begin_after, go_on, new, wait};
 pub use parts::Server;
 pub use views::{accepted, result, status, status_of, watched, watching};

@@ -9,12 +9,17 @@ use super::sources::{Ids, encryption, encryption_view, is_encryption, refuse_cha
 
 use crate::access;
 use crate::call::{Call, Put, ResourceType, Wanted};
+use crate::copy_start::{self, COPY_START};
+use crate::copying;
 use crate::error::ArmError;
-use crate::move_disk::{end_copy, move_disk};
+use crate::move_disk::move_disk;
 use crate::names::time_text;
 use crate::placed::of_many;
 use disks::import::Cancel;
-use disks::{CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, Disk, DiskError, LayerOp, Outline};
+use disks::{
+    CloneRequest, CreateRequest, DEFAULT_SECTOR_SIZE, DeepCopyRequest, Disk, DiskError, LayerOp,
+    Outline,
+};
 use installation::catalog::{DiskState, Kind, PlacementRecord};
 use installation::envelope::{CloneSource, MAX_DISK_SIZE, ResourceKind};
 use server::FrontReply;
@@ -60,7 +65,7 @@ pub(super) const OPTIONS: &[&str] = &[
     "FromImage",
     "Attach",
     "CopyFromSanSnapshot",
-    "CopyStart",
+    COPY_START,
     "Import",
     "ImportSecure",
     "Restore",
@@ -147,7 +152,7 @@ impl ResourceType for Disks {
     fn apply(&self, call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
         match put.exists {
             true => change(call, put),
-            false => make(call, put).map(|()| None),
+            false => make(call, put),
         }
     }
 
@@ -164,7 +169,7 @@ impl ResourceType for Disks {
         let (kind, runtime) = (ResourceKind::Disk, &call.changes.runtime_dir);
         let delete = || disks::delete(call.installation(), kind, name, runtime);
         match delete() {
-            Err(DiskError::InUse { .. }) if end_copy(call, name)? => delete()?,
+            Err(DiskError::InUse { .. }) if copying::end(call, kind, name)? => delete()?,
             deleted => deleted?,
         }
         // What a disk and its copy have shared.
@@ -226,6 +231,7 @@ fn body_of(call: &Call<'_>, ids: &Ids<'_, '_>, placed: &PlacementRecord, view: &
     if call.changes.is_moving(&call.id(placed), view) {
         body["properties"]["provisioningState"] = json!("Updating");
     }
+    copy_start::tell(call, placed, view, &mut body["properties"]);
     if let Some(attached) = &view.attached {
         let subscription = call.names.subscription_id();
         let host = &attached.host;
@@ -372,6 +378,8 @@ enum Made {
     Import,
     /// A snapshot, an image or a disk.
     Of(ResourceKind, String),
+    /// The same, all of whose data is copied.
+    DeepCopy(ResourceKind, String),
 }
 
 /// What a new disk is to be made of.
@@ -392,11 +400,14 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<Made, ArmError> {
         },
         Some("Upload") => uploaded_size(body).map(Made::Upload),
         Some("Import") => ImportSource::of_body(call, body).map(|_| Made::Import),
-        Some("Copy") => {
+        Some(option @ ("Copy" | COPY_START)) => {
             let target = "properties.creationData.sourceResourceId";
             let id = optional_text(body, &format!("{data}/sourceResourceId"))?;
             let (kind, name) = source(call, target, id.ok_or_else(|| required(target))?)?;
-            Ok(Made::Of(kind, name))
+            Ok(match option {
+                COPY_START => Made::DeepCopy(kind, name),
+                _ => Made::Of(kind, name),
+            })
         }
         Some("FromImage") => {
             let target = "properties.creationData.imageReference.id";
@@ -445,7 +456,7 @@ fn uploaded_size(body: &Value) -> Result<u64, ArmError> {
     }
 }
 
-fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
+fn make(call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
     let name = put.placed.name.clone();
     let size = wanted_size(put.body)?.map(|size| size * GIB);
     let set = encryption(call, put.body)?;
@@ -471,19 +482,35 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<(), ArmError> {
             };
         }
         Made::Import => return Err(ArmError::internal("an import was no operation")),
-        Made::Of(kind, source) => {
-            let request = CloneRequest {
-                name,
-                source: (kind, source),
-                size,
-                disk_encryption_set: set,
-                sector_size: None,
-                data_dir: None,
+        Made::Of(kind, source) => clone(call, new_clone(put, (kind, source), size, set))?,
+        Made::DeepCopy(kind, source) => {
+            let request = DeepCopyRequest {
+                kind: ResourceKind::Disk,
+                request: new_clone(put, (kind, source), size, set),
+                incremental: false,
+                rate: None,
             };
-            return clone(call, request);
+            return copy_start::make(call, put.placed, request);
         }
     }
-    Ok(())
+    Ok(None)
+}
+
+/// A copy as it is asked for, whose size is in bytes.
+pub fn new_clone(
+    put: &Put<'_>,
+    source: (ResourceKind, String),
+    size: Option<u64>,
+    set: Option<Option<String>>,
+) -> CloneRequest {
+    CloneRequest {
+        name: put.placed.name.clone(),
+        source,
+        size,
+        disk_encryption_set: set,
+        sector_size: None,
+        data_dir: None,
+    }
 }
 
 fn clone(call: &Call<'_>, request: CloneRequest) -> Result<(), ArmError> {
@@ -511,7 +538,10 @@ fn change(call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
         call.changes
             .change_layers(call.installation(), &disk, &LayerOp::Grow { size })?;
     }
-    Ok(moving)
+    match moving {
+        Some(id) => Ok(Some(id)),
+        None => copy_start::go_on(call, kind, put.placed, &view),
+    }
 }
 
 /// Wraps the DEKs under another key, if the body says so. The data of a disk is copied under a new DEK where the key is

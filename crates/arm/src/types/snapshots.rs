@@ -4,14 +4,18 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::bodies::{one_of, optional_bool, optional_text, refuse_unknown};
-use super::disks::{READ_ONLY, all_of, common_settings, find_of, rewrap, show_many, shown};
+use super::disks::{
+    READ_ONLY, all_of, common_settings, find_of, new_clone, rewrap, show_many, shown,
+};
 use super::sources::{Ids, encryption, is_encryption, refuse_changed, refuse_other_dek, source};
 
 use crate::access;
 use crate::call::{Call, Put, ResourceType, Wanted};
+use crate::copy_start::{self, COPY_START};
+use crate::copying;
 use crate::error::ArmError;
 use crate::placed::of_many;
-use disks::{Disk, LayerOp, Outline, SnapshotRequest};
+use disks::{DeepCopyRequest, Disk, DiskError, LayerOp, Outline, SnapshotRequest};
 use installation::catalog::{Kind, PlacementRecord};
 use installation::envelope::ResourceKind;
 use server::FrontReply;
@@ -63,7 +67,7 @@ impl ResourceType for Snapshots {
 
     fn show(&self, call: &Call<'_>, placed: &PlacementRecord) -> Result<Value, ArmError> {
         let view = disks::outline(call.installation(), ResourceKind::Snapshot, &placed.name)?;
-        Ok(body_of(&Ids::new(call), placed, &view))
+        Ok(body_of(call, &Ids::new(call), placed, &view))
     }
 
     fn show_many(
@@ -73,7 +77,7 @@ impl ResourceType for Snapshots {
     ) -> Result<Vec<Option<Value>>, ArmError> {
         let ids = Ids::new(call);
         show_many(call, ResourceKind::Snapshot, placed, |placed, view| {
-            body_of(&ids, placed, view)
+            body_of(call, &ids, placed, view)
         })
     }
 
@@ -109,7 +113,10 @@ impl ResourceType for Snapshots {
         }
         access::end_forbidden(call.installation(), kind, name, &put.placed.settings)?;
         let view = disks::outline(call.installation(), kind, name)?;
-        rewrap(call, kind, put, &view)
+        match rewrap(call, kind, put, &view)? {
+            Some(id) => Ok(Some(id)),
+            None => copy_start::go_on(call, kind, put.placed, &view),
+        }
     }
 
     fn below(
@@ -126,7 +133,7 @@ impl ResourceType for Snapshots {
     }
 }
 
-fn body_of(ids: &Ids<'_, '_>, placed: &PlacementRecord, view: &Outline) -> Value {
+fn body_of(call: &Call<'_>, ids: &Ids<'_, '_>, placed: &PlacementRecord, view: &Outline) -> Value {
     let mut body = shown(ids, placed, view, "Standard_LRS");
     body["properties"]["incremental"] = json!(view.incremental);
     body["properties"]["completionPercent"] = json!(100.0);
@@ -134,24 +141,47 @@ fn body_of(ids: &Ids<'_, '_>, placed: &PlacementRecord, view: &Outline) -> Value
         // What the command line made: of which disk no header says.
         body["properties"]["creationData"] = json!({"createOption": "Copy"});
     }
+    copy_start::tell(call, placed, view, &mut body["properties"]);
     body
 }
 
-/// Makes a snapshot, and wraps its DEKs under its set. One that cannot be under that set is not there.
+/// Makes a snapshot; the operation that copies its data, if it is a deep copy.
 fn make(call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
+    let incremental = optional_bool(put.body, "/properties/incremental")?.unwrap_or(false);
+    match made_of(call, put.body)? {
+        Made::Of(disk) => make_of(call, put, &disk, incremental),
+        Made::DeepCopy(kind, source) => {
+            let set = encryption(call, put.body)?;
+            let request = DeepCopyRequest {
+                kind: ResourceKind::Snapshot,
+                request: new_clone(put, (kind, source), None, set),
+                incremental,
+                rate: None,
+            };
+            copy_start::make(call, put.placed, request)
+        }
+    }
+}
+
+/// Makes a snapshot, and wraps its DEKs under its set. One that cannot be under that set is not there.
+fn make_of(
+    call: &Call<'_>,
+    put: &Put<'_>,
+    disk: &str,
+    incremental: bool,
+) -> Result<Option<Uuid>, ArmError> {
     let (installation, kind) = (call.installation(), ResourceKind::Snapshot);
     let name = &put.placed.name;
-    let disk = made_of(call, put.body)?;
     if let Some(set) = encryption(call, put.body)? {
-        refuse_other_dek(call, &disk, set.as_deref())?;
+        refuse_other_dek(call, disk, set.as_deref())?;
     }
     let request = SnapshotRequest {
         kind,
         name: name.clone(),
-        incremental: optional_bool(put.body, "/properties/incremental")?.unwrap_or(false),
+        incremental,
         data_dir: None,
     };
-    let disk = Disk::find(installation, &disk)?;
+    let disk = Disk::find(installation, disk)?;
     call.changes
         .change_layers(installation, &disk, &LayerOp::CreateSnapshot(request))?;
     let wrapped = call.changes.retrying(|| {
@@ -168,9 +198,17 @@ fn make(call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
     })
 }
 
-/// The disk that a new snapshot is to be of.
-fn made_of(call: &Call<'_>, body: &Value) -> Result<String, ArmError> {
-    let options = &["Copy", "CopyStart", "Import", "Upload", "Empty"];
+/// What a new snapshot is to be made of.
+enum Made {
+    /// A disk, whose data it shares.
+    Of(String),
+    /// A disk or a snapshot, all of whose data is copied.
+    DeepCopy(ResourceKind, String),
+}
+
+/// What a new snapshot is to be made of.
+fn made_of(call: &Call<'_>, body: &Value) -> Result<Made, ArmError> {
+    let options = &["Copy", COPY_START, "Import", "Upload", "Empty"];
     let option = one_of(body, "/properties/creationData/createOption", options)?;
     let required = |target: &str| {
         ArmError::parameter(
@@ -180,14 +218,18 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<String, ArmError> {
     };
     match option {
         None => Err(required("properties.creationData.createOption")),
-        Some("Copy") => {
+        Some(option @ ("Copy" | COPY_START)) => {
             let target = "properties.creationData.sourceResourceId";
             let id = optional_text(body, "/properties/creationData/sourceResourceId")?;
-            match source(call, target, id.ok_or_else(|| required(target))?)? {
-                (ResourceKind::Disk, name) => Ok(name),
+            let (kind, name) = source(call, target, id.ok_or_else(|| required(target))?)?;
+            match (option, kind) {
+                (COPY_START, ResourceKind::Disk | ResourceKind::Snapshot) => {
+                    Ok(Made::DeepCopy(kind, name))
+                }
+                (_, ResourceKind::Disk) => Ok(Made::Of(name)),
                 _ => Err(ArmError::not_offered(
                     target,
-                    "snapshots of anything but a disk",
+                    "snapshots of anything but a disk, or, by a deep copy (CopyStart), a snapshot",
                 )),
             }
         }
@@ -201,7 +243,12 @@ fn made_of(call: &Call<'_>, body: &Value) -> Result<String, ArmError> {
 /// Deletes a snapshot or an image. The layers that it leaves are merged in the background; that they are
 /// to be is in the catalog, so that it is gone on with after a kill.
 pub fn delete_source(call: &Call<'_>, kind: ResourceKind, name: &str) -> Result<(), ArmError> {
-    disks::delete_source(call.installation(), kind, name, &call.changes.runtime_dir)?;
+    let runtime = &call.changes.runtime_dir;
+    let delete = || disks::delete_source(call.installation(), kind, name, runtime);
+    match delete() {
+        Err(DiskError::InUse { .. }) if copying::end(call, kind, name)? => delete()?,
+        deleted => deleted?,
+    }
     call.changes.merge_later();
     Ok(())
 }

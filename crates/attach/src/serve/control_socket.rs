@@ -79,6 +79,7 @@ fn confined_by(op: &LayerOp, error: DiskError) -> DiskError {
     let dir = match op {
         LayerOp::CreateSnapshot(request) => &request.data_dir,
         LayerOp::CloneDisk(request) => &request.data_dir,
+        LayerOp::DeepCopy(deep) => &deep.request.data_dir,
         _ => return error,
     };
     match (dir, &error) {

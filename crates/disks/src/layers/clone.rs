@@ -1,10 +1,18 @@
 //! Making a disk of a snapshot, an image or another disk, at once: it shares their layers.
+//!
+//! # Deep copies
+//!
+//! A deep copy is made in the same way. Its header has the job from the beginning that copies all that it inherits into
+//! its own layer, and until that is done it is read as any clone: so whatever dies leaves a copy that is whole, and a job
+//! that is gone on with. It may be a snapshot too: into its own layer, which nobody has written to, goes the very content
+//! that it inherits, so that it holds the same at every moment. Nothing is made of it meanwhile.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::layers::hold::hold;
+use crate::layers::push::refuse_incomplete;
 use crate::layers::snapshot;
 use crate::lifecycle::create::Created;
 use crate::lifecycle::new_resource::{NewLayer, new_layer, row};
@@ -16,7 +24,7 @@ use crate::resource::open::geometry;
 use crate::resource::staging::Staging;
 use installation::Installation;
 use installation::envelope::{
-    CloneSource, Header, HeaderFile, HeaderPayload, MAX_DISK_SIZE, ResourceKind,
+    CloneSource, Header, HeaderFile, HeaderPayload, Job, JobKind, MAX_DISK_SIZE, ResourceKind,
 };
 use installation::files::sync_dir;
 use keys::units::MAX_LAYERS;
@@ -46,6 +54,62 @@ pub struct CloneRequest {
     pub data_dir: Option<PathBuf>,
 }
 
+/// What a deep copy is to be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeepCopyRequest {
+    /// A disk or a snapshot.
+    pub kind: ResourceKind,
+    /// What it is made of, and what else it is as a clone.
+    pub request: CloneRequest,
+    /// Noted for a snapshot.
+    pub incremental: bool,
+    /// Bytes per second to copy at most.
+    pub rate: Option<u64>,
+}
+
+/// What is made on top of the layers of something.
+#[derive(Clone, Copy)]
+pub(super) enum Wanted<'a> {
+    /// A disk that shares them.
+    Clone(&'a CloneRequest),
+    /// What shares them until they are copied.
+    DeepCopy(&'a DeepCopyRequest),
+}
+
+impl<'a> Wanted<'a> {
+    fn request(self) -> &'a CloneRequest {
+        match self {
+            Self::Clone(request) => request,
+            Self::DeepCopy(deep) => &deep.request,
+        }
+    }
+
+    fn kind(self) -> ResourceKind {
+        match self {
+            Self::Clone(_) => ResourceKind::Disk,
+            Self::DeepCopy(deep) => deep.kind,
+        }
+    }
+
+    fn is_incremental(self) -> bool {
+        matches!(self, Self::DeepCopy(deep) if deep.incremental)
+    }
+
+    /// The job that its header has from the beginning.
+    fn job(self, from: &HeaderPayload) -> Option<Job> {
+        match self {
+            Self::Clone(_) => None,
+            Self::DeepCopy(deep) => Some(Job {
+                kind: JobKind::Flatten,
+                drop: from.layers.iter().map(|layer| layer.id).collect(),
+                paused: false,
+                rate: deep.rate,
+            }),
+        }
+    }
+}
+
 /// What is given, of which `null` is a value too.
 fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<String>>, D::Error> {
     Option::deserialize(from).map(Some)
@@ -57,17 +121,36 @@ fn given<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<String>>, D
 /// # Errors
 /// [`DiskError`]; nothing of the disk is left then.
 pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Created, DiskError> {
+    make(installation, Wanted::Clone(request))
+}
+
+/// Makes a deep copy of a snapshot or an image, whose data its job copies:
+/// [`run_unattached`](super::run_unattached), or whoever has it attached. A disk is copied by
+/// [`LayerOp::DeepCopy`](super::LayerOp::DeepCopy).
+///
+/// # Errors
+/// [`DiskError`]; nothing of the copy is left then.
+pub fn deep_copy(
+    installation: &Installation,
+    request: &DeepCopyRequest,
+) -> Result<Created, DiskError> {
+    make(installation, Wanted::DeepCopy(request))
+}
+
+fn make(installation: &Installation, wanted: Wanted<'_>) -> Result<Created, DiskError> {
+    let request = wanted.request();
     let (kind, name) = &request.source;
     if *kind == ResourceKind::Disk {
         return Err(DiskError::Argument(format!(
             "the disk {name} may be written to, and its layers are not shared as they are"
         )));
     }
-    refuse_locked(installation, ResourceKind::Disk, &request.name)?;
+    refuse_locked(installation, wanted.kind(), &request.name)?;
     let (source, _lock) = hold(installation, *kind, name)?;
     let found = source.header_file()?.read()?;
     let (from, _) = source.unlock_all(installation, found)?;
-    let mut new = NewClone::begin(installation, request, source.directory())?;
+    refuse_incomplete(&source, &from)?;
+    let mut new = NewClone::begin(installation, wanted, source.directory())?;
     let size = new.fill(&from, source.directory())?;
     new.finish()?;
     Ok(Created {
@@ -80,7 +163,7 @@ pub fn clone(installation: &Installation, request: &CloneRequest) -> Result<Crea
 /// A clone in the making. Unless it is finished, dropping it removes all of it.
 pub(super) struct NewClone<'a> {
     installation: &'a Installation,
-    request: &'a CloneRequest,
+    wanted: Wanted<'a>,
     staging: Staging<'a>,
     directory: PathBuf,
 }
@@ -89,16 +172,16 @@ impl<'a> NewClone<'a> {
     /// Finds its place, which is beside that directory if it is not said where.
     pub(super) fn begin(
         installation: &'a Installation,
-        request: &'a CloneRequest,
+        wanted: Wanted<'a>,
         beside: &Path,
     ) -> Result<Self, DiskError> {
-        let kind = ResourceKind::Disk;
+        let (kind, request) = (wanted.kind(), wanted.request());
         let data_dir = request.data_dir.as_deref();
         let (parent, directory) =
             snapshot::resource_dir(installation, kind, &request.name, beside, data_dir)?;
         Ok(Self {
             installation,
-            request,
+            wanted,
             staging: Staging::begin(installation, &parent, kind, &request.name)?,
             directory,
         })
@@ -106,18 +189,19 @@ impl<'a> NewClone<'a> {
 
     /// Makes all of it, on top of the layers of `from`, whose files are in that directory; its size.
     pub(super) fn fill(&mut self, from: &HeaderPayload, files: &Path) -> Result<u64, DiskError> {
-        let (kind, name) = &self.request.source;
+        let (wanted, request) = (self.wanted, self.wanted.request());
+        let (kind, name) = &request.source;
         let nothing = || DiskError::Argument(format!("the {kind} {name} has no layer"));
         let top = from.top().ok_or_else(nothing)?;
         if from.layers.len() >= MAX_LAYERS {
             return Err(DiskError::Argument(format!(
-                "the {kind} {name} has {MAX_LAYERS} layers, which is the most: no disk can be made on \
+                "the {kind} {name} has {MAX_LAYERS} layers, which is the most: nothing can be made on \
                  top of them"
             )));
         }
-        let unit = self.request.sector_size.unwrap_or(top.data_unit);
-        let size = size(self.request, from, unit)?;
-        let set = match &self.request.disk_encryption_set {
+        let unit = request.sector_size.unwrap_or(top.data_unit);
+        let size = size(request, from, unit)?;
+        let set = match &request.disk_encryption_set {
             Some(set) => set.clone(),
             None => from.disk_encryption_set.clone(),
         };
@@ -125,15 +209,17 @@ impl<'a> NewClone<'a> {
         let mut payload = HeaderPayload {
             size,
             disk_encryption_set: set.clone(),
+            incremental: wanted.is_incremental(),
             source: Some(CloneSource {
                 kind: *kind,
                 id: from.disk,
                 name: name.clone(),
             }),
-            ..snapshot::described(ResourceKind::Disk, &self.request.name, from)
+            job: wanted.job(from),
+            ..snapshot::described(wanted.kind(), &request.name, from)
         };
         let new = NewLayer {
-            name: &self.request.name,
+            name: &request.name,
             origin: payload.disk,
             size,
             data_unit: unit,
@@ -189,6 +275,143 @@ fn size(request: &CloneRequest, from: &HeaderPayload, unit: u32) -> Result<u64, 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::import::Cancel;
+    use crate::layers::{LayerOp, Unattached, delete_source, image_of_snapshot, run_unattached};
+    use crate::resource::directory::header_claims;
+    use crate::resource::disk::Disk;
+    use crate::resource::offline::open_existing;
+    use crate::resource::session::tests::attached;
+    use volume::pipeline::DiskIo;
+
+    const SNAPSHOT: ResourceKind = ResourceKind::Snapshot;
+
+    fn of(name: &str, source: (ResourceKind, &str)) -> CloneRequest {
+        CloneRequest {
+            name: name.into(),
+            source: (source.0, source.1.into()),
+            size: None,
+            disk_encryption_set: None,
+            sector_size: None,
+            data_dir: None,
+        }
+    }
+
+    /// A snapshot that is a deep copy.
+    fn deep(name: &str, source: (ResourceKind, &str)) -> DeepCopyRequest {
+        DeepCopyRequest {
+            kind: SNAPSHOT,
+            request: of(name, source),
+            incremental: true,
+            rate: None,
+        }
+    }
+
+    /// An installation with the disk `d`, which begins with this byte.
+    struct World {
+        _dir: tempfile::TempDir,
+        runtime: tempfile::TempDir,
+        installation: Installation,
+    }
+
+    impl World {
+        fn new(byte: u8) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+            let installation = Installation::open(&dir.path().join("state")).unwrap();
+            let disk = attached(&installation, runtime.path());
+            let this = Self {
+                _dir: dir,
+                runtime,
+                installation,
+            };
+            drop(this.user(&disk));
+            let mut io = this.opened(&disk);
+            io.write_at(0, &[byte; 4096]).unwrap();
+            io.flush().unwrap();
+            this
+        }
+
+        fn find(&self, kind: ResourceKind, name: &str) -> Disk {
+            Disk::of_kind(&self.installation, kind, name).unwrap()
+        }
+
+        fn header(&self, kind: ResourceKind, name: &str) -> HeaderPayload {
+            header_claims(self.find(kind, name).directory()).unwrap()
+        }
+
+        fn user(&self, disk: &Disk) -> Unattached {
+            let claim = disk.claim().unwrap();
+            Unattached::settled(&self.installation, disk, claim, self.runtime.path()).unwrap()
+        }
+
+        fn opened(&self, disk: &Disk) -> DiskIo {
+            let claim = disk.claim().unwrap();
+            let found = disk.header_file().unwrap().read().unwrap();
+            let (header, deks) = disk.unlock_all(&self.installation, found).unwrap();
+            open_existing(disk, claim, &header, &deks, self.runtime.path()).unwrap()
+        }
+
+        fn first_byte(&self, kind: ResourceKind, name: &str) -> u8 {
+            let mut block = [0; 4096];
+            let mut io = self.opened(&self.find(kind, name));
+            io.read_at(0, &mut block).unwrap();
+            block[0]
+        }
+
+        /// Does the job of a snapshot; whether it is done.
+        fn run(&self, name: &str, cancel: &Cancel) -> Result<bool, DiskError> {
+            let snapshot = self.find(SNAPSHOT, name);
+            let mut user = self.user(&snapshot);
+            run_unattached(
+                &self.installation,
+                &snapshot,
+                &mut user,
+                cancel,
+                &mut |_| {},
+            )
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_is_a_deep_copy_shares_nothing_in_the_end() {
+        let world = World::new(1);
+        let installation = &world.installation;
+        let disk = world.find(ResourceKind::Disk, "d");
+        let mut user = world.user(&disk);
+        LayerOp::DeepCopy(deep("s", (ResourceKind::Disk, "d")))
+            .apply(installation, &disk, &mut user)
+            .unwrap();
+        drop(user);
+        let made = world.header(SNAPSHOT, "s");
+        assert_eq!(made.layers.len(), 2);
+        assert!(made.job.is_some() && made.source.is_some() && made.incremental);
+        assert_eq!(world.first_byte(SNAPSHOT, "s"), 1);
+        // Nothing is made of it yet.
+        let refused = clone(installation, &of("c", (SNAPSHOT, "s"))).map(drop);
+        assert!(matches!(refused, Err(DiskError::Incomplete { .. })));
+        let refused = image_of_snapshot(installation, "i", "s", None);
+        assert!(matches!(refused, Err(DiskError::Incomplete { .. })));
+
+        // What was stopped goes on.
+        let stopped = Cancel::default();
+        stopped.request();
+        assert!(world.run("s", &stopped).is_err());
+        assert!(world.header(SNAPSHOT, "s").job.is_some());
+        assert!(world.run("s", &Cancel::default()).unwrap());
+        let whole = world.header(SNAPSHOT, "s");
+        assert_eq!((whole.job, whole.source), (None, None));
+        assert_eq!(whole.layers, made.layers[1..]);
+        assert_eq!(world.first_byte(SNAPSHOT, "s"), 1);
+
+        // One of a snapshot, which stays until all of it is copied.
+        deep_copy(installation, &deep("t", (SNAPSHOT, "s"))).unwrap();
+        let delete = || delete_source(installation, SNAPSHOT, "s", world.runtime.path());
+        assert!(matches!(delete(), Err(DiskError::BeingCopied { .. })));
+        assert!(world.run("t", &Cancel::default()).unwrap());
+        delete().unwrap();
+        clone(installation, &of("c", (SNAPSHOT, "t"))).unwrap();
+        assert_eq!(world.first_byte(ResourceKind::Disk, "c"), 1);
+    }
 
     #[test]
     fn a_request_arrives_as_it_was_sent() {

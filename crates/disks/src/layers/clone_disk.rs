@@ -8,8 +8,10 @@
 //!
 //! The layer that was frozen is noted in the catalog to be merged, and stays noted: it can be once one of the two
 //! disks is gone, or is flat. So a crash before the clone has its name needs nothing else either.
+//!
+//! A deep copy (see `clone.rs`) is made in the same way.
 
-use crate::layers::clone::{CloneRequest, NewClone};
+use crate::layers::clone::{CloneRequest, NewClone, Wanted};
 use crate::layers::freeze::{Frozen, freeze};
 use crate::layers::swap_volume::SwapVolume;
 use crate::lifecycle::update::{is_double, is_of_other_kind};
@@ -18,19 +20,23 @@ use crate::resource::error::DiskError;
 use installation::Installation;
 use installation::envelope::HeaderPayload;
 
-/// Makes a disk of what `disk` holds now, whose user is `volume`. It takes the same time whatever the disk holds.
+/// Makes a disk, or a deep copy, of what `disk` holds now, whose user is `volume`. It takes the same time whatever the
+/// disk holds.
 ///
 /// # Errors
 /// [`DiskError`]. Unless it is [`DiskError::Attached`] the disk is as before, and there is no clone.
 pub(super) fn clone_disk(
     installation: &Installation,
-    request: &CloneRequest,
+    wanted: Wanted<'_>,
     disk: &Disk,
     volume: &mut dyn SwapVolume,
 ) -> Result<(), DiskError> {
-    let mut new = NewClone::begin(installation, request, disk.directory())?;
+    let mut new = NewClone::begin(installation, wanted, disk.directory())?;
     let take = |frozen: &Frozen<'_>| {
-        refuse_other_kind(installation, request, frozen.header)?;
+        // All data of a deep copy is encrypted as its set says in the end.
+        if let Wanted::Clone(request) = wanted {
+            refuse_other_kind(installation, request, frozen.header)?;
+        }
         new.fill(frozen.header, disk.directory())?;
         match frozen.header.top() {
             Some(top) => Ok(installation.catalog().insert_merge(top.id)?),

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use crate::layers::hold::hold_found;
 use crate::layers::push::{record, write_quiesced};
 use crate::layers::swap_volume::{NewLayers, SwapVolume};
 use crate::layers::verify_covered;
@@ -9,7 +10,7 @@ use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::layer_files;
 use installation::Installation;
-use installation::envelope::{Header, HeaderPayload};
+use installation::envelope::{Header, HeaderPayload, ResourceKind};
 use installation::files::sync_dir;
 
 /// Drops layers beneath the top of a disk: those above them have all of their content, at the latest
@@ -28,6 +29,11 @@ pub(super) fn drop_layers(
     volume: &mut dyn SwapVolume,
     layers: &[Uuid],
 ) -> Result<(), DiskError> {
+    // From a snapshot, which is a deep copy then, nothing goes while somebody makes something of it.
+    let _held = match disk.kind() {
+        ResourceKind::Disk => None,
+        ResourceKind::Snapshot | ResourceKind::Image => Some(hold_found(disk)?),
+    };
     let file = disk.header_file()?;
     let mut lock = file.lock()?;
     let (old, mut deks) = disk.unlock_all(installation, lock.read()?)?;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::import::{Cancel, SourceSpec};
 use crate::layers::hold::hold;
+use crate::layers::push::refuse_incomplete;
 use crate::layers::snapshot;
 use crate::lifecycle::create::{CreateRequest, Created, create_as};
 use crate::lifecycle::new_resource::row;
@@ -69,6 +70,7 @@ pub fn image_of_snapshot(
     refuse_locked(installation, kind, name)?;
     let (source, _lock) = hold(installation, ResourceKind::Snapshot, snapshot)?;
     let (from, dek) = source.unlock(installation, source.header_file()?.read()?)?;
+    refuse_incomplete(&source, &from)?;
     let (parent, directory) = snapshot::resource_dir(
         installation,
         kind,

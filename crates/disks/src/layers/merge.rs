@@ -55,7 +55,7 @@ enum Merge {
 /// be merged.
 ///
 /// # Errors
-/// [`DiskError::HasClones`]; others, after which the deletion can be repeated.
+/// [`DiskError::HasClones`], [`DiskError::BeingCopied`]; others, after which the deletion can be repeated.
 pub fn delete_source(
     installation: &Installation,
     kind: ResourceKind,
@@ -71,13 +71,23 @@ pub fn delete_source(
         let source = header.source.as_ref();
         source.is_some_and(|source| source.id == row.id)
     };
-    let clones: Vec<_> = all.iter().filter(of_this).collect();
+    let (clones, copies): (Vec<_>, Vec<_>) = all
+        .iter()
+        .filter(of_this)
+        .partition(|header| header.kind == ResourceKind::Disk);
     if let Some(first) = clones.first() {
         return Err(DiskError::HasClones {
             kind,
             name: name.into(),
             disk: first.name.clone(),
             count: clones.len(),
+        });
+    }
+    if let Some(copy) = copies.first() {
+        return Err(DiskError::BeingCopied {
+            kind,
+            name: name.into(),
+            snapshot: copy.name.clone(),
         });
     }
     if let Ok(header) = header_claims(&row.directory)

@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::layers::clone::CloneRequest;
+use crate::layers::clone::{CloneRequest, DeepCopyRequest, Wanted};
 use crate::layers::clone_disk::clone_disk;
 use crate::layers::drop_layers::drop_layers;
 use crate::layers::grow::grow;
@@ -31,6 +31,8 @@ pub enum LayerOp {
     CreateSnapshot(SnapshotRequest),
     /// Makes another disk of what the disk holds; both get a new, empty top layer.
     CloneDisk(CloneRequest),
+    /// Makes a disk or a snapshot of what the disk holds, whose own job copies all of that into its top layer.
+    DeepCopy(DeepCopyRequest),
     /// Gives the disk a new top layer under a new DEK, and begins the job that copies everything into it.
     RotateDek {
         /// Bytes per second to copy at most.
@@ -119,6 +121,7 @@ impl LayerOp {
         match self {
             Self::CreateSnapshot(_) => "create snapshot",
             Self::CloneDisk(_) => "clone disk",
+            Self::DeepCopy(_) => "deep copy",
             Self::RotateDek { .. } => "rotate DEK",
             Self::Flatten { .. } => "flatten",
             Self::Merge { .. } => "merge",
@@ -138,6 +141,7 @@ impl LayerOp {
         match self {
             Self::CreateSnapshot(new) => refuse_locked(installation, new.kind, &new.name)?,
             Self::CloneDisk(new) => refuse_locked(installation, ResourceKind::Disk, &new.name)?,
+            Self::DeepCopy(new) => refuse_locked(installation, new.kind, &new.request.name)?,
             Self::RotateDek { .. }
             | Self::Flatten { .. }
             | Self::Revert { .. }
@@ -160,7 +164,12 @@ impl LayerOp {
                 create_snapshot(installation, request, disk, volume).map(|()| Applied::Done)
             }
             Self::CloneDisk(request) => {
-                clone_disk(installation, request, disk, volume).map(|()| Applied::Done)
+                let wanted = Wanted::Clone(request);
+                clone_disk(installation, wanted, disk, volume).map(|()| Applied::Done)
+            }
+            Self::DeepCopy(request) => {
+                let wanted = Wanted::DeepCopy(request);
+                clone_disk(installation, wanted, disk, volume).map(|()| Applied::Done)
             }
             Self::RotateDek { rate } => {
                 begin_rotation(installation, disk, volume, *rate).map(|()| Applied::JobBegun)

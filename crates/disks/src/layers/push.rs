@@ -135,6 +135,18 @@ pub(super) fn refuse_job(disk: &Disk, header: &HeaderPayload) -> Result<(), Disk
     }
 }
 
+/// Refuses a snapshot or an image of which a part is still being copied: what goes into its top layer is not to go into a
+/// layer that others have too.
+pub(super) fn refuse_incomplete(source: &Disk, header: &HeaderPayload) -> Result<(), DiskError> {
+    match &header.job {
+        None => Ok(()),
+        Some(_) => Err(DiskError::Incomplete {
+            kind: source.kind(),
+            name: source.name().into(),
+        }),
+    }
+}
+
 /// Writes a header that names other layers while the disk's user is quiesced. When nobody can tell whether it
 /// was written, the user is ended: whoever comes next reads what it says.
 pub(super) fn write_quiesced(

@@ -1,4 +1,7 @@
-//! Running the job of a disk that nobody has attached.
+//! Running the job of a disk that nobody has attached, and that of a snapshot which is a deep copy.
+//!
+//! Of a sync that fails the header of a disk tells, that of a snapshot does not: as in a merge (`merge_frozen.rs`) nothing
+//! is at stake of what it holds, and the next run copies again what may be lost.
 
 use std::sync::Arc;
 use std::thread;
@@ -13,7 +16,7 @@ use crate::resource::error::DiskError;
 use crate::resource::key_watch::KeyWatch;
 use crate::resource::open::{layer_map, lower_layers, open_files};
 use installation::Installation;
-use installation::envelope::{Header, Job};
+use installation::envelope::{Header, Job, ResourceKind};
 use keys::units::BLOCK_SIZE;
 use keys::{DekStack, with_wiped_call_stack};
 use volume::Volume;
@@ -68,7 +71,12 @@ pub fn run_unattached(
         let io = open(disk, volume, &header, deks)?;
         copy(disk, io, &header, &job, &cancel, progress)
     });
-    match disk.keeping_failed_sync(installation, keys.judged(copied))? {
+    let judged = keys.judged(copied);
+    let ended = match disk.kind() {
+        ResourceKind::Disk => disk.keeping_failed_sync(installation, judged)?,
+        ResourceKind::Snapshot | ResourceKind::Image => judged?,
+    };
+    match ended {
         End::Stopped => Ok(false),
         // Not for a job that was aborted since the last look.
         End::Copied if !goes_on(disk, &job)? => Ok(false),

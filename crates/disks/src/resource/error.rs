@@ -218,6 +218,29 @@ pub enum DiskError {
         /// How many there are.
         count: usize,
     },
+    /// A snapshot that is a deep copy of it is not complete yet.
+    #[error(
+        "the {kind} {name} is in use: its data is being copied into the snapshot {snapshot}; wait until that is \
+         complete, or delete it"
+    )]
+    BeingCopied {
+        /// A snapshot or an image.
+        kind: ResourceKind,
+        /// Its name.
+        name: String,
+        /// The copy.
+        snapshot: String,
+    },
+    /// Nothing is made of a deep copy before all is copied.
+    #[error(
+        "the {kind} {name} is not complete yet: its data is still being copied; wait until that is done"
+    )]
+    Incomplete {
+        /// A snapshot.
+        kind: ResourceKind,
+        /// Its name.
+        name: String,
+    },
     /// The process that serves the disk to a guest did not take part in a change of its layers.
     #[error("the disk {name}, which is attached: {why}")]
     Attached {
@@ -384,7 +407,9 @@ impl DiskError {
             | Self::NotUploading { .. }
             | Self::JobUnderWay { .. }
             | Self::Needed { .. }
-            | Self::HasClones { .. } => "OperationNotAllowed",
+            | Self::HasClones { .. }
+            | Self::BeingCopied { .. }
+            | Self::Incomplete { .. } => "OperationNotAllowed",
             Self::NoFooter { .. } => "InvalidVhd",
             Self::NoJob { .. } => "NotFound",
             Self::Unfinished { .. }

@@ -30,7 +30,7 @@ const MAX_NAME_LEN: usize = 80;
 pub enum ResourceKind {
     /// Can be attached; its top layer is written to.
     Disk,
-    /// What a disk held at a moment; none of its layers changes.
+    /// What a disk held at a moment; none of its layers changes, but that of a deep copy, into which goes what it inherits.
     Snapshot,
     /// What new disks are made of; none of its layers changes.
     Image,
@@ -92,9 +92,9 @@ pub struct HeaderPayload {
     pub generation: u32,
     /// A snapshot of what changed since the one before.
     pub incremental: bool,
-    /// What a disk was cloned from and still shares layers of.
+    /// What a disk, or a snapshot that is a deep copy in the making, was cloned from and still shares layers of.
     pub source: Option<CloneSource>,
-    /// What is being done to the disk's layers.
+    /// What is being done to the layers of a disk, or of such a snapshot.
     pub job: Option<Job>,
     /// The logical block size that guests see, 512 or 4096: the disk's size and all requests are
     /// multiples of it.
@@ -136,7 +136,7 @@ pub struct Upload {
     pub footer: bool,
 }
 
-/// The snapshot, the image or the disk from which a disk was cloned.
+/// The snapshot, the image or the disk from which a disk or a snapshot was cloned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CloneSource {
@@ -144,7 +144,7 @@ pub struct CloneSource {
     pub kind: ResourceKind,
     /// Its id.
     pub id: Uuid,
-    /// Its name when the disk was made.
+    /// Its name when the clone was made.
     pub name: String,
 }
 
@@ -168,7 +168,7 @@ pub struct Job {
 pub enum JobKind {
     /// The disk gets a new DEK.
     Rotate,
-    /// The disk gets independent of what it was cloned from, and of its snapshots.
+    /// The disk, or the snapshot, gets independent of what it was cloned from, and of its snapshots.
     Flatten,
     /// The layer of a deleted snapshot goes into the one above it.
     Merge,
@@ -315,11 +315,18 @@ impl HeaderPayload {
         }
     }
 
+    /// Whether it is a snapshot into whose own layer all is being copied that it inherits. That is all that ever goes on
+    /// with a snapshot.
+    fn is_deep_copy(&self) -> bool {
+        let is_flattened = |job: &Job| job.kind == JobKind::Flatten;
+        self.kind == ResourceKind::Snapshot && self.job.as_ref().is_some_and(is_flattened)
+    }
+
     fn check_source(&self) -> Result<(), String> {
         let Some(source) = &self.source else {
             return Ok(());
         };
-        if self.kind != ResourceKind::Disk {
+        if self.kind != ResourceKind::Disk && !self.is_deep_copy() {
             return Err(format!(
                 "{} that is a clone of {}",
                 self.kind.with_article(),
@@ -333,7 +340,7 @@ impl HeaderPayload {
         let Some(job) = &self.job else {
             return Ok(());
         };
-        if self.kind != ResourceKind::Disk {
+        if self.kind != ResourceKind::Disk && !self.is_deep_copy() {
             return Err(format!("a job of {}", self.kind.with_article()));
         }
         if job.rate == Some(0) {

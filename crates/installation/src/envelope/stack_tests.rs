@@ -297,6 +297,14 @@ fn layers_that_no_disk_has_are_refused() {
             h.kind = ResourceKind::Snapshot;
             h.job = Some(job(vec![h.layers[0].id]));
         }),
+        ("a snapshot that is a clone", |h| {
+            h.kind = ResourceKind::Snapshot;
+            h.source = Some(source(ResourceKind::Disk, "d"));
+        }),
+        ("a job of an image", |h| {
+            h.kind = ResourceKind::Image;
+            h.job = Some(flatten(h));
+        }),
         ("a job on other layers", |h| h.job = Some(job(vec![]))),
         ("a job on other layers", |h| {
             h.job = Some(job(vec![h.layers[2].id]));
@@ -327,6 +335,12 @@ fn layers_that_no_disk_has_are_refused() {
     }
     // And every one of them was refused for that reason alone.
     write(&dir.path().join("good"), &stack(&dek, 3), &dek).unwrap();
+    // A snapshot that is a deep copy in the making has both.
+    let mut copy = stack(&dek, 3);
+    copy.kind = ResourceKind::Snapshot;
+    copy.source = Some(source(ResourceKind::Snapshot, "s"));
+    copy.job = Some(flatten(&copy));
+    write(&dir.path().join("copy"), &copy, &dek).unwrap();
 }
 
 fn source(kind: ResourceKind, name: &str) -> CloneSource {
@@ -334,6 +348,15 @@ fn source(kind: ResourceKind, name: &str) -> CloneSource {
         kind,
         id: Uuid::new_v4(),
         name: name.into(),
+    }
+}
+
+/// The job that copies all layers beneath the top one.
+fn flatten(header: &Header) -> Job {
+    let beneath = &header.layers[..header.layers.len() - 1];
+    Job {
+        kind: JobKind::Flatten,
+        ..job(beneath.iter().map(|layer| layer.id).collect())
     }
 }
 

@@ -95,6 +95,12 @@ const s1 = await snapshots.createOrUpdate("rg", "s1", { ...copy(d1.id), incremen
 assert.equal(s1.incremental, true);
 const d3 = await disks.createOrUpdate("rg", "d3", copy(s1.id));
 assert.equal(d3.encryption.diskEncryptionSetId, des.id);
+for (const where of [snapshots, disks]) {
+  const creationData = { createOption: "CopyStart", sourceResourceId: s1.id };
+  const deep = await where.createOrUpdate("rg", "deep", { location: "local", creationData });
+  assert.equal(deep.completionPercent, 100);
+  await where.delete("rg", "deep");
+}
 await images.createOrUpdate("rg", "i1", {
   location: "local",
   storageProfile: { osDisk: { osType: "Linux", osState: "Generalized", managedDisk: { id: d1.id } } },
