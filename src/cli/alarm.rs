@@ -68,7 +68,7 @@ struct UpdateArgs {
     /// How long after the last death it still is one [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     crash_loop_time: Option<u64>,
-    /// A disk of which no request ends for so long, while some are under way, stands still [default: 30s]
+    /// A disk of which no request ends for so long, while some are under way, is stalled [default: 30s]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     stall_time: Option<u64>,
     /// How often attached disks, served vaults and `status --watch` are looked at [default: 60s]

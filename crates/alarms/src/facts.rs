@@ -230,7 +230,7 @@ pub struct AttachedFacts {
     pub installation: Option<Uuid>,
 }
 
-/// An attached disk that stands still: requests are under way and none ends, or its data plane gives no sign of life.
+/// An attached disk that is stalled: requests are under way and none ends, or its data plane gives no sign of life.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Stall {
@@ -245,7 +245,7 @@ pub struct Stall {
     pub is_silent: bool,
 }
 
-/// As the end of a sentence that begins with what stands still.
+/// As the end of a sentence that begins with what is stalled.
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let requests = self.requests;

@@ -292,7 +292,7 @@ fn attached_alarms(
             AlarmCode::RequestsStalled,
             Severity::Critical,
             Some(stall.since),
-            format!("stands still: {stall}"),
+            format!("is stalled: {stall}"),
             remedy.into(),
         ));
     }

@@ -49,7 +49,7 @@ pub struct Settings {
     pub crash_loop_deaths: u64,
     /// How long after the last death it still is one.
     pub crash_loop_seconds: u64,
-    /// A disk of which no request ends for so long, while some are under way, stands still.
+    /// A disk of which no request ends for so long, while some are under way, is stalled.
     pub stall_seconds: u64,
     /// How often whatever watches looks.
     pub look_seconds: u64,
@@ -168,7 +168,7 @@ impl Settings {
             return argument("the time between two looks is from 1 s to 1 day");
         }
         if self.stall_seconds == 0 {
-            return argument("a disk stands still after 1 s at the earliest");
+            return argument("a disk is stalled after 1 s at the earliest");
         }
         if self.crash_loop_deaths < 2 {
             return argument("a crash loop is two deaths at least");

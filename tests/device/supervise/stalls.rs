@@ -1,4 +1,4 @@
-//! Data planes that stand still as a whole, so that they can tell nobody.
+//! Data planes that are stopped or frozen as a whole, so that they can tell nobody.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use test_support::{AttachOptions, Daemon, Disk, PATIENCE, kill, stop};
 
 use super::{MIB_8, assert_goes_on, is_qsd, next_data_plane, serving, settle};
 
-/// Waits until the disk is shown to stand still, or to go on.
-fn await_stall(disk: &Disk, daemon: &Daemon, is_still: bool) {
+/// Waits until the disk is shown to be stalled, or to go on.
+fn await_stall(disk: &Disk, daemon: &Daemon, is_stalled: bool) {
     let end = Instant::now() + PATIENCE;
-    while serving(disk)["stall"].is_null() == is_still {
+    while serving(disk)["stall"].is_null() == is_stalled {
         assert!(Instant::now() < end, "{}", daemon.log());
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -36,7 +36,7 @@ use crate::guard::{checker, records};
 use crate::serve::alarm_watch::AlarmWatch;
 use crate::serve::attached_disk::{AttachedDisk, Held, Now};
 use crate::serve::control_socket::{ControlSocket, Handles};
-use crate::serve::event_hub::EventHub;
+use crate::serve::event_hub::{EventHub, offered};
 use crate::serve::event_targets;
 use crate::serve::jobs::{self, Jobs};
 use crate::serve::keeping::{Keeping, raise_file_limit};
@@ -48,7 +48,7 @@ use crate::serve::restart::GREETING_PATIENCE;
 use crate::serve::stall_watch::StallWatch;
 use crate::serve::supervise::{Attached, Ended, Signals, Stage, Supervision, Watched};
 use crate::serve::upgrades::Upgrades;
-use crate::status::{DiskHold, EventKind, GuardOptions, Offered, Reason};
+use crate::status::{DiskHold, EventKind, GuardOptions, Reason};
 use disks::{self, Awaiting, Disk, DiskError};
 use installation::{Installation, files, runtime_map};
 use keys::{DekStack, harden_process, with_wiped_call_stack};
@@ -110,28 +110,6 @@ fn attach_traced(
     };
     drop(entered);
     served.run(opened, TakeOptions::of(&request), signals, events_to, span)
-}
-
-/// What others are shown of an attach that begins.
-fn offered(give: &Give, attach: Uuid, installation: Uuid) -> Offered {
-    Offered {
-        queues: give.setup.num_queues,
-        memory_bytes: give.setup.memory,
-        attach,
-        disk: match give.disk {
-            Some(_) => DiskHold::Held,
-            None => DiskHold::Awaited,
-        },
-        refused: None,
-        restarts: 0,
-        deaths_in_a_row: 0,
-        last_restart: None,
-        version: String::new(),
-        last_upgrade: None,
-        stall: None,
-        launcher_ended: None,
-        installation: Some(installation),
-    }
 }
 
 /// What is heard of signals.
@@ -246,7 +224,11 @@ impl Served {
         };
         let process = (opened.data_plane, opened.socket);
         let guard = self.guard(&give);
-        let offered = offered(&give, opened.id, self.installation.id());
+        let hold = match give.disk {
+            Some(_) => DiskHold::Held,
+            None => DiskHold::Awaited,
+        };
+        let offered = offered(&give.setup, opened.id, hold, self.installation.id());
         let event_hub = Arc::new(EventHub::new(guard.status(), offered));
         if let Some(at) = claimed {
             event_hub.log_hold(&self.disk, EventKind::LockTaken, at, None);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::guard::key_guard::Finding;
 use crate::serve::passed::{Parcel, Passed};
@@ -20,6 +21,7 @@ use crate::status::{
 };
 use alarms::Stall;
 use installation::envelope::JobKind;
+use protocol::Setup;
 
 /// Events that are kept for those who ask later.
 const HISTORY: usize = 256;
@@ -116,6 +118,25 @@ impl Content {
             events,
             _follows: follows,
         }
+    }
+}
+
+/// What others are shown of an attach that begins.
+pub(crate) fn offered(setup: &Setup, attach: Uuid, disk: DiskHold, installation: Uuid) -> Offered {
+    Offered {
+        queues: setup.num_queues,
+        memory_bytes: setup.memory,
+        attach,
+        disk,
+        refused: None,
+        restarts: 0,
+        deaths_in_a_row: 0,
+        last_restart: None,
+        version: String::new(),
+        last_upgrade: None,
+        stall: None,
+        launcher_ended: None,
+        installation: Some(installation),
     }
 }
 

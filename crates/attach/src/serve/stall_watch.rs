@@ -66,7 +66,7 @@ impl StallWatch {
         }
     }
 
-    /// What the data plane has counted, unless it has a reason to stand still that is told as something else.
+    /// What the data plane has counted, unless it has a reason to wait that is told as something else.
     fn counted(&self) -> Option<IoCounters> {
         let is_revoked = self.event_hub.status().state == KeyState::KeyRevoked;
         if is_revoked || !self.attached_disk.is_held() {
@@ -76,7 +76,7 @@ impl StallWatch {
         self.counted.counters().ok().flatten()
     }
 
-    /// How long things may stand still.
+    /// How long it is before something is a stall.
     fn patience(&self) -> Patience {
         let settings = Settings::load(&self.state_dir).unwrap_or_default();
         let time = settings.stall_time();
@@ -96,7 +96,7 @@ fn longest_wait(limits: &Limits) -> Duration {
     takes(1, limits.iops).max(takes(LONGEST, limits.bandwidth))
 }
 
-/// How long things may stand still.
+/// How long it is before something is a stall.
 struct Patience {
     /// No request ends.
     requests: Duration,
