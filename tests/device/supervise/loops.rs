@@ -8,10 +8,10 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use test_support::frontend::client::Status;
 use test_support::small_fs::SmallFs;
 use test_support::{
-    AttachOptions, Daemon, Disk, PATIENCE, await_end, data_plane_of, kill, threads,
+    AttachOptions, Daemon, Disk, PATIENCE, await_end, data_plane_of, kill, open_files, threads,
 };
 
-use super::{MIB_8, assert_goes_on, is_qsd, next_data_plane, serving, strike};
+use super::{MIB_8, assert_goes_on, is_qsd, next_data_plane, serving, settle, strike};
 
 /// Kills whatever data plane there is, for a while. How many that were.
 fn kill_all(daemon: &Daemon, time: Duration) -> u64 {
@@ -50,6 +50,16 @@ fn those_that_die_at_once_are_started_more_and_more_rarely() {
     assert!(status.success(), "{status}\n{}", daemon.log());
 }
 
+/// How many files the attach process may have open.
+fn limit_files(daemon: &Daemon, current: u64) {
+    let attach = Pid::from_raw(daemon.pid().cast_signed());
+    let limit = Rlimit {
+        current: Some(current),
+        maximum: Some(4096),
+    };
+    prlimit(attach, Resource::Nofile, limit).unwrap();
+}
+
 /// A host that lacks what a process needs to start one.
 #[test]
 fn one_that_cannot_be_started_is_tried_again() {
@@ -59,15 +69,13 @@ fn one_that_cannot_be_started_is_tried_again() {
     let disk = Disk::new(MIB_8);
     let mut daemon = disk.attach(&AttachOptions::default());
     let mut frontend = daemon.connect();
-    let attach = Pid::from_raw(daemon.pid().cast_signed());
-    let limit = |current| {
-        let limit = Rlimit {
-            current: Some(current),
-            maximum: Some(4096),
-        };
-        prlimit(attach, Resource::Nofile, limit).unwrap();
-    };
-    limit(4);
+    // What the data plane has kept so far is taken.
+    let mut before = 0;
+    while before != open_files(daemon.pid()).len() {
+        before = open_files(daemon.pid()).len();
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    limit_files(&daemon, 4);
     kill(daemon.data_plane());
     let end = Instant::now() + PATIENCE;
     // One more than the death.
@@ -78,13 +86,13 @@ fn one_that_cannot_be_started_is_tried_again() {
     let queue = &mut frontend.queues[0];
     let pending = queue.begin_write(0, &[1; 512]);
     assert_eq!(queue.next_within(Duration::from_millis(300)), None);
-    limit(4096);
+    limit_files(&daemon, 4096);
     assert_eq!(queue.complete(pending).status, Status::Ok);
     let reason = serving(&disk)["lastRestart"]["reason"].take();
     let reason = reason.as_str().unwrap();
     assert!(reason.contains("Too many open files"), "{reason}");
 
-    limit(4);
+    limit_files(&daemon, 4);
     kill(daemon.data_plane());
     std::thread::sleep(Duration::from_millis(300));
     let status = daemon.terminate();
@@ -195,4 +203,27 @@ impl Drop for Stopped {
             debugger.join().unwrap();
         }
     }
+}
+
+/// As above, where no frontend was there: the memory that outlives a data plane is made anew for the next one.
+#[test]
+fn one_that_served_nobody_is_tried_again_too() {
+    if is_qsd() {
+        return;
+    }
+    let disk = Disk::new(MIB_8);
+    let daemon = disk.attach(&AttachOptions::default());
+    settle(daemon.data_plane());
+    limit_files(&daemon, 4);
+    kill(daemon.data_plane());
+    let end = Instant::now() + PATIENCE;
+    while !daemon.log().contains("another one is started in 250 ms") {
+        assert!(Instant::now() < end, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    limit_files(&daemon, 4096);
+    let mut frontend = daemon.connect();
+    assert_goes_on(&mut frontend, 1);
+    drop(frontend);
+    daemon.stop();
 }

@@ -25,6 +25,8 @@ pub(crate) struct Keeping {
     region: Arc<KeptRegion>,
     counted: Arc<Counted>,
     things: Arc<Mutex<KeptThings>>,
+    /// The next data plane gets another region.
+    is_stale: bool,
     /// The thread of the data plane that runs.
     thread: Option<KeepingThread>,
     /// The socket of a thread that has paused.
@@ -72,6 +74,7 @@ impl Keeping {
             counted: Arc::new(Counted(Mutex::new(region.clone()))),
             region,
             things: Arc::new(Mutex::new(KeptThings::new(queues))),
+            is_stale: false,
             thread: None,
             paused: None,
         })
@@ -98,6 +101,7 @@ impl Keeping {
             counted: Arc::new(Counted(Mutex::new(region.clone()))),
             region,
             things: Arc::new(Mutex::new(things)),
+            is_stale: false,
             thread: None,
             paused: None,
         };
@@ -206,10 +210,7 @@ impl Keeping {
     }
 
     /// After the end of the data plane: takes what is left. A message that it died over ends the connection.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub(crate) fn finish(&mut self) -> io::Result<()> {
+    pub(crate) fn finish(&mut self) {
         self.handed_over();
         let mut things = lock(&self.things);
         if self.region.is_busy().unwrap_or(true) {
@@ -222,10 +223,20 @@ impl Keeping {
             }
             things.clear();
         }
-        if things.is_empty() {
-            // The next frontend says where the rings go on.
+        // The next frontend says where the rings go on.
+        self.is_stale |= things.is_empty();
+    }
+
+    /// Before another data plane: has the memory that it is to find. A host may be short of memory or descriptors for a
+    /// while, so it can be called again after a failure.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn renew(&mut self) -> io::Result<()> {
+        if self.is_stale {
             self.region = Arc::new(self.region.renewed()?);
             *lock(&self.counted.0) = self.region.clone();
+            self.is_stale = false;
         }
         Ok(())
     }
@@ -327,7 +338,8 @@ mod tests {
             file.write_all_at(&u32::from(busy).to_ne_bytes(), 0)
                 .unwrap();
             // Somebody else has the socket, and keeps nobody waiting.
-            keeping.finish().unwrap();
+            keeping.finish();
+            keeping.renew().unwrap();
             assert_eq!(keeping.len(), u32::from(!busy));
             assert_eq!(is_closed(&frontend), busy);
             assert!(!keeping.region().is_busy().unwrap());
@@ -347,7 +359,8 @@ mod tests {
         while data_plane.send(&Change::ForgetMemory, None).is_ok() {
             std::thread::sleep(Duration::from_millis(1));
         }
-        keeping.finish().unwrap();
+        keeping.finish();
+        keeping.renew().unwrap();
         assert_eq!(keeping.len(), 0);
     }
 }

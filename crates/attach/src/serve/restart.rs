@@ -80,12 +80,12 @@ impl Supervision {
         if !self.served || self.captured || self.attached.commands.is_ending() {
             return Ok(Some(ended));
         }
-        self.died(&why)?;
+        self.died(&why);
         Ok(None)
     }
 
     /// Has another one started in a while.
-    fn died(&mut self, why: &str) -> Result<(), AttachError> {
+    fn died(&mut self, why: &str) {
         let now = Instant::now();
         self.fail_upgrade(&match self.upgrades.is_taking_over() {
             true => format!("the new program did not serve ({why})"),
@@ -95,8 +95,7 @@ impl Supervision {
         self.handed_over = false;
         self.restarts += 1;
         let pause = self.lives.died(now, &self.keeping.progress());
-        let finished = self.keeping.finish();
-        finished.map_err(process("make the memory that outlives the data plane"))?;
+        self.keeping.finish();
         log::error!(
             "the disk {} has no data plane ({why}); every completed write is kept, and another one is \
              started{}",
@@ -114,7 +113,6 @@ impl Supervision {
         self.attached.event_hub.restarts(last, in_a_row);
         self.last_death = Some((now, why.to_owned()));
         self.stage = Stage::Paused { until: now + pause };
-        Ok(())
     }
 
     /// When something is to be done, if nothing happens before.
@@ -173,6 +171,8 @@ impl Supervision {
         // It has handed over, and its launcher starts one after the other.
         self.upgrades.retiring = None;
         let launcher = self.upgrades.launcher.clone();
+        let renewed = self.keeping.renew();
+        renewed.map_err(process("make the memory that outlives the data plane"))?;
         let region = self.keeping.region().as_fd().try_clone_to_owned();
         let region = region.map_err(process("start the data plane"))?;
         let socket = self.socket.duplicate()?;
@@ -227,7 +227,7 @@ impl Supervision {
         if self.attached.commands.is_ending() {
             return Ok(Some(Ended::Refused(error.to_string())));
         }
-        self.died(&error.to_string())?;
+        self.died(&error.to_string());
         Ok(None)
     }
 
