@@ -194,7 +194,7 @@ impl From<CatalogError> for ArmError {
             | CatalogError::Damaged { .. }
             | CatalogError::Copy { .. }
             | CatalogError::Open(_)
-            | CatalogError::Sqlite(_) => Self::internal(&error),
+            | CatalogError::Database(_) => Self::internal(&error),
         }
     }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::InstallationError;
 use super::files::private_dir;
-use crate::catalog::{COPY_FILE, Catalog, CatalogError, InstallationRecord, SqliteCatalog};
+use crate::catalog::{COPY_FILE, Catalog, CatalogError, DatabaseCatalog, InstallationRecord};
 use crate::envelope::ResourceKind;
 use keys::sha256;
 use vault::Caller;
@@ -49,7 +49,7 @@ impl Installation {
         }
         // On a full file system the catalog cannot be opened either.
         Reserve::of(&state_dir.join("audit.db")).release_if_full();
-        Self::with_catalog(state_dir, SqliteCatalog::open(&catalog)?)
+        Self::with_catalog(state_dir, DatabaseCatalog::open(&catalog)?)
     }
 
     /// Opens the installation in `state_dir` for those who only look: where there is none, none is made.
@@ -70,13 +70,13 @@ impl Installation {
     /// # Errors
     /// [`InstallationError`]: why not.
     pub fn look(state_dir: &Path) -> Result<(), InstallationError> {
-        Ok(SqliteCatalog::look(&state_dir.join("catalog.db"))?)
+        Ok(DatabaseCatalog::look(&state_dir.join("catalog.db"))?)
     }
 
     /// With a catalog that is there.
     pub fn with_catalog(
         state_dir: PathBuf,
-        catalog: SqliteCatalog,
+        catalog: DatabaseCatalog,
     ) -> Result<Self, InstallationError> {
         Ok(Self {
             identities: Mutex::new(catalog.installation()?),
@@ -244,13 +244,13 @@ mod tests {
         }
     }
 
-    fn made_again(path: &Path) -> (SqliteCatalog, InstallationRecord) {
+    fn made_again(path: &Path) -> (DatabaseCatalog, InstallationRecord) {
         let own = InstallationRecord {
             operator: Uuid::new_v4(),
             platform: Uuid::new_v4(),
         };
         let empty = CatalogCopy::new(own, Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        (SqliteCatalog::make_again(path, &empty).unwrap(), own)
+        (DatabaseCatalog::make_again(path, &empty).unwrap(), own)
     }
 
     #[test]
@@ -282,7 +282,7 @@ mod tests {
             assert!(purged().is_some());
             // What was open before has left the files of the new one alone.
             drop(made);
-            let known = SqliteCatalog::open(&path).unwrap();
+            let known = DatabaseCatalog::open(&path).unwrap();
             assert!(known.vault_purged_at(PURGED).unwrap().is_some());
             lose_catalog(&state);
         }

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::audit::AuditError;
-use crate::sqlite::DatabaseError;
+use database::OpenError;
 use keys::SealingError;
 
 /// The code of a refusal, named as Azure names it.
@@ -262,8 +262,8 @@ impl From<rusqlite::Error> for VaultError {
     }
 }
 
-impl From<DatabaseError> for VaultError {
-    fn from(source: DatabaseError) -> Self {
+impl From<OpenError> for VaultError {
+    fn from(source: OpenError) -> Self {
         Self {
             code: VaultErrorCode::Internal,
             message: source.to_string(),

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::record::Kind;
 use crate::envelope::ResourceKind;
-use vault::sqlite::DatabaseError;
+use database::OpenError;
 
 /// Why the catalog refused or failed.
 #[derive(Debug, Error)]
@@ -136,10 +136,10 @@ pub enum CatalogError {
     },
     /// The database was not opened.
     #[error(transparent)]
-    Open(#[from] DatabaseError),
+    Open(#[from] OpenError),
     /// A statement failed.
     #[error("the catalog could not be read or written: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Database(#[from] database::Error),
 }
 
 impl CatalogError {
@@ -158,7 +158,7 @@ impl CatalogError {
             Self::Locked { .. } => "ScopeLocked",
             Self::NotSystemAssigned { .. } => "BadParameter",
             Self::Lost { .. } => "CatalogLost",
-            Self::Damaged { .. } | Self::Copy { .. } | Self::Open(_) | Self::Sqlite(_) => {
+            Self::Damaged { .. } | Self::Copy { .. } | Self::Open(_) | Self::Database(_) => {
                 "CatalogError"
             }
         }

@@ -238,8 +238,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::super::{
-        CatalogCopy, DEFAULT_GROUP, DepartedRecord, Departure, DiskRecord, DiskState, GroupRecord,
-        LOCATION, Rev, SqliteCatalog, VaultKind, VaultRecord,
+        CatalogCopy, DEFAULT_GROUP, DatabaseCatalog, DepartedRecord, Departure, DiskRecord,
+        DiskState, GroupRecord, LOCATION, Rev, VaultKind, VaultRecord,
     };
     use super::*;
     use crate::envelope::ResourceKind;
@@ -324,7 +324,7 @@ mod tests {
         drop(installation);
         std::fs::remove_file(&path).unwrap();
         let copy = CatalogCopy::read(&path).unwrap().unwrap();
-        let again = SqliteCatalog::make_again(&path, &copy).unwrap();
+        let again = DatabaseCatalog::make_again(&path, &copy).unwrap();
         assert_eq!(again.locks().unwrap(), left);
     }
 

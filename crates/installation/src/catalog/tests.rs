@@ -1,11 +1,12 @@
+use database::{Row, Value};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
 use crate::envelope::ResourceKind;
 
-fn catalog(dir: &tempfile::TempDir) -> SqliteCatalog {
-    SqliteCatalog::open(&dir.path().join("catalog.db")).unwrap()
+fn catalog(dir: &tempfile::TempDir) -> DatabaseCatalog {
+    DatabaseCatalog::open(&dir.path().join("catalog.db")).unwrap()
 }
 
 fn des(name: &str) -> DiskEncryptionSetRecord {
@@ -254,7 +255,7 @@ fn what_has_departed_is_kept_in_mind_until_it_is_there_again_or_forgotten() {
     drop(one);
     std::fs::remove_file(&path).unwrap();
     let copy = CatalogCopy::read(&path).unwrap().unwrap();
-    let one = SqliteCatalog::make_again(&path, &copy).unwrap();
+    let one = DatabaseCatalog::make_again(&path, &copy).unwrap();
     assert_eq!(one.departed().unwrap(), std::slice::from_ref(&departed));
     let both = one.restored().unwrap().unwrap();
     assert_eq!(both.backup, restored.backup);
@@ -330,7 +331,7 @@ fn a_catalog_of_version_1_keeps_its_sets_and_disks() {
     let version_1 = include_str!("version-1.sql");
     db.execute_batch(version_1).unwrap();
     drop(db);
-    let catalog = SqliteCatalog::open(&path).unwrap();
+    let catalog = DatabaseCatalog::open(&path).unwrap();
     let vault = catalog.vault("v").unwrap().record;
     assert_eq!(vault.kind, VaultKind::Embedded);
     let set = catalog.des("set").unwrap().record;
@@ -371,17 +372,13 @@ fn what_is_unfinished_or_named_is_found_without_a_look_at_all() {
     let named = catalog.resources_named(ResourceKind::Image, &["c"]);
     assert!(named.unwrap().is_empty());
     for (condition, index) in [
-        (resources::UNFINISHED, "resources_unfinished"),
-        (resources::NAMED, "sqlite_autoindex_resources_2"),
+        (resources::UNFINISHED.to_owned(), "resources_unfinished"),
+        (resources::named_condition(), "sqlite_autoindex_resources_2"),
     ] {
-        let sql = format!("EXPLAIN QUERY PLAN {}", resources::select(condition));
-        let db = catalog.db();
-        let mut statement = db.prepare(&sql).unwrap();
-        let nothing = vec![""; statement.parameter_count()];
-        let plan = statement.query_map(rusqlite::params_from_iter(nothing), |row| {
-            row.get::<_, String>("detail")
-        });
-        let plan: Vec<_> = plan.unwrap().map(Result::unwrap).collect();
+        let sql = format!("EXPLAIN QUERY PLAN {}", resources::select(&condition));
+        let nothing = vec![Value::Text("".into()); condition.matches('?').count()];
+        let detail = |row: &Row| row.get::<String>("detail");
+        let plan = catalog.db().select(&sql, &nothing, detail).unwrap();
         let uses = |step: &String| step.contains("resources") && step.contains(index);
         assert!(plan.iter().any(uses), "{plan:?}");
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::sqlite::DatabaseError;
+use database::OpenError;
 use keys::SealingError;
 
 /// Why a log could not be read or written.
@@ -12,7 +12,7 @@ use keys::SealingError;
 pub enum AuditError {
     /// The database could not be opened.
     #[error(transparent)]
-    Open(#[from] DatabaseError),
+    Open(#[from] OpenError),
     /// SQLite failed.
     #[error("the audit log could not be read or written: {0}")]
     Sqlite(#[from] rusqlite::Error),

@@ -16,7 +16,7 @@ use super::seen::Seen;
 use super::space::Reserve;
 use super::store::{TABLES, TABLES_2, TABLES_3};
 use super::verifier::Finding;
-use crate::sqlite::{self, Schema};
+use database::sqlite::{self, Schema};
 use keys::{FileGuard, SealingKey};
 use traces::Span;
 

@@ -18,9 +18,9 @@ use crate::clock::Clock;
 use crate::master::{MasterKey, MasterPlace};
 use crate::private_keys::{PrivateKeys, SoftwareKeys};
 use crate::refusal;
-use crate::sqlite;
 use crate::store::{self, KeyRow, VaultRow};
 use crate::{Caller, KeyId, KeyType, VaultError, VaultErrorCode, VaultSettings, vault_url};
+use database::sqlite;
 
 /// For each private key that is kept ready, uses of keys that are remembered.
 const USES_OF_KEY: usize = 4;

@@ -11,7 +11,7 @@ use super::master::{MasterKey, Slot};
 use super::store::{self, VaultRow};
 use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings};
 use crate::embedded::{WHOLE_VAULT, busiest, puts_off};
-use crate::sqlite;
+use database::sqlite;
 
 /// A `vault.db`.
 pub struct VaultDatabase {

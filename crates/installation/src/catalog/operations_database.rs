@@ -1,96 +1,95 @@
-//! Operations of the management API in the SQLite catalog.
+//! Operations of the management API in the catalog's database.
 
-use rusqlite::{TransactionBehavior, params};
+use database::{Mode, params};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::columns::{constraint, json, missing, time_text, uuid};
+use super::database_catalog::DatabaseCatalog;
 use super::error::CatalogError;
 use super::operation_rows::{OPERATION, parse};
 use super::operations::{OperationCatalog, OperationRecord, OperationState};
 use super::record::Kind;
-use super::sqlite::SqliteCatalog;
 
-impl OperationCatalog for SqliteCatalog {
+impl OperationCatalog for DatabaseCatalog {
     fn put_operation(&self, record: &OperationRecord) -> Result<(), CatalogError> {
         let id = record.id.to_string();
         let of = record.deployment.as_ref();
         let (group, name) = (of.map(|of| &of.group), of.map(|of| &of.name));
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        transaction.execute(
-            "DELETE FROM operations WHERE in_group = ? AND deployment = ? AND id <> ?",
-            params![group, name, id],
-        )?;
-        let put = transaction.execute(
-            "INSERT INTO operations (id, in_group, deployment, target, state, started, started_by, changed, request, \
-             answer) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) \
-             ON CONFLICT (id) DO UPDATE SET state = ?5, changed = ?8, answer = ?10",
-            params![
-                id,
-                group,
-                name,
-                record.target,
-                record.state.as_str(),
-                time_text(&id, record.started.at)?,
-                record.started.by.to_string(),
-                time_text(&id, record.changed)?,
-                json(&id, &record.request)?,
-                json(&id, &record.answer)?,
-            ],
-        );
-        put.map_err(|e| match constraint(e, Kind::Group, &id, Some("")) {
-            CatalogError::NotFound { .. } => missing(Kind::Group, group.map_or("", String::as_str)),
-            error => error,
-        })?;
-        transaction.commit()?;
-        Ok(())
+        self.db().transaction(Mode::Write, |db| {
+            db.execute(
+                "DELETE FROM operations WHERE in_group = ? AND deployment = ? AND id <> ?",
+                params![group, name, id],
+            )?;
+            let put = db.execute(
+                "INSERT INTO operations (id, in_group, deployment, target, state, started, started_by, changed, \
+                 request, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE \
+                 SET state = excluded.state, changed = excluded.changed, answer = excluded.answer",
+                params![
+                    id,
+                    group,
+                    name,
+                    record.target,
+                    record.state.as_str(),
+                    time_text(&id, record.started.at)?,
+                    record.started.by.to_string(),
+                    time_text(&id, record.changed)?,
+                    json(&id, &record.request)?,
+                    json(&id, &record.answer)?,
+                ],
+            );
+            put.map_err(|e| match constraint(e, Kind::Group, &id, Some("")) {
+                CatalogError::NotFound { .. } => {
+                    missing(Kind::Group, group.map_or("", String::as_str))
+                }
+                error => error,
+            })?;
+            Ok(())
+        })
     }
 
     fn operation(&self, id: Uuid) -> Result<Option<OperationRecord>, CatalogError> {
         let sql = format!("{OPERATION} WHERE id = ?");
-        Ok(self.select(&sql, [id.to_string()], parse)?.pop())
+        Ok(self.select(&sql, params![id.to_string()], parse)?.pop())
     }
 
     fn deployment(&self, group: &str, name: &str) -> Result<Option<OperationRecord>, CatalogError> {
         let sql = format!("{OPERATION} WHERE in_group = ? AND deployment = ?");
-        Ok(self.select(&sql, [group, name], parse)?.pop())
+        Ok(self.select(&sql, params![group, name], parse)?.pop())
     }
 
     fn deployments(&self, group: &str) -> Result<Vec<Uuid>, CatalogError> {
         let sql = "SELECT id FROM operations WHERE in_group = ? ORDER BY changed DESC, id";
-        self.select(sql, [group], |row| {
-            uuid("operations", &row.get::<_, String>(0)?)
-        })
+        self.select(sql, params![group], |row| uuid("operations", row.text(0)?))
     }
 
     fn running_operations(&self) -> Result<Vec<OperationRecord>, CatalogError> {
         let sql = format!("{OPERATION} WHERE state = ? ORDER BY started, id");
-        self.select(&sql, [OperationState::Running.as_str()], parse)
+        self.select(&sql, params![OperationState::Running.as_str()], parse)
     }
 
     fn delete_operation(&self, id: Uuid) -> Result<bool, CatalogError> {
         let sql = "DELETE FROM operations WHERE id = ?";
-        Ok(self.db().execute(sql, [id.to_string()])? > 0)
+        Ok(self.db().execute(sql, params![id.to_string()])? > 0)
     }
 
     fn cancel_operation(&self, id: Uuid) -> Result<bool, CatalogError> {
         let sql = "UPDATE operations SET cancelled = 1 WHERE id = ? AND state = ?";
         let running = OperationState::Running.as_str();
-        Ok(self.db().execute(sql, [&id.to_string(), running])? > 0)
+        Ok(self.db().execute(sql, params![id.to_string(), running])? > 0)
     }
 
     fn is_operation_cancelled(&self, id: Uuid) -> Result<bool, CatalogError> {
         let sql = "SELECT cancelled FROM operations WHERE id = ?";
-        let found = self.select(sql, [id.to_string()], |row| Ok(row.get::<_, bool>(0)?))?;
-        Ok(found.first().is_none_or(|cancelled| *cancelled))
+        let found: Option<bool> = self.db().value(sql, params![id.to_string()])?;
+        Ok(found.unwrap_or(true))
     }
 
     fn forget_operations(&self, ended_before: OffsetDateTime) -> Result<(), CatalogError> {
         let sql = "DELETE FROM operations WHERE deployment IS NULL AND state <> ? AND changed < ?";
         let before = time_text("operations", ended_before)?;
         let running = OperationState::Running.as_str();
-        self.db().execute(sql, [running, &before])?;
+        self.db().execute(sql, params![running, before])?;
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
-//! What the management API alone knows, in the SQLite catalog.
+//! What the management API alone knows, in the catalog's database.
 
-use rusqlite::{TransactionBehavior, params};
+use database::{Mode, params};
 use uuid::Uuid;
 
+use super::database_catalog::DatabaseCatalog;
 use super::error::CatalogError;
 use super::lock_rows;
 use super::locks::Change;
@@ -14,17 +15,16 @@ use super::management_rows::{
     insert_placement, is_copied, parse_assignment, parse_group, parse_placed, parse_placement,
 };
 use super::record::Kind;
-use super::sqlite::SqliteCatalog;
 use crate::envelope::ResourceKind;
 
-impl ManagementCatalog for SqliteCatalog {
+impl ManagementCatalog for DatabaseCatalog {
     fn groups(&self) -> Result<Vec<GroupRecord>, CatalogError> {
-        self.select(&format!("{GROUP} ORDER BY name"), [], parse_group)
+        self.select(&format!("{GROUP} ORDER BY name"), &[], parse_group)
     }
 
     fn group(&self, name: &str) -> Result<Option<GroupRecord>, CatalogError> {
         let sql = format!("{GROUP} WHERE name = ?");
-        Ok(self.select(&sql, [name], parse_group)?.pop())
+        Ok(self.select(&sql, params![name], parse_group)?.pop())
     }
 
     fn put_group(&self, record: &GroupRecord) -> Result<(), CatalogError> {
@@ -39,17 +39,17 @@ impl ManagementCatalog for SqliteCatalog {
 
     fn placement(&self, kind: Kind, name: &str) -> Result<Option<PlacementRecord>, CatalogError> {
         let sql = format!("{PLACEMENT} WHERE kind = ? AND name = ?");
-        let found = self.select(&sql, [kind.as_str(), name], parse_placement)?;
+        let found = self.select(&sql, params![kind.as_str(), name], parse_placement)?;
         Ok(found.into_iter().next())
     }
 
     fn placements(&self) -> Result<Vec<PlacementRecord>, CatalogError> {
-        self.select(PLACEMENT, [], parse_placement)
+        self.select(PLACEMENT, &[], parse_placement)
     }
 
     fn placements_of(&self, kind: Kind) -> Result<Vec<PlacementRecord>, CatalogError> {
         let sql = format!("{PLACEMENT} WHERE kind = ?");
-        self.select(&sql, [kind.as_str()], parse_placement)
+        self.select(&sql, params![kind.as_str()], parse_placement)
     }
 
     fn placed_resources(
@@ -79,7 +79,7 @@ impl ManagementCatalog for SqliteCatalog {
 
     fn delete_placement(&self, kind: Kind, name: &str) -> Result<(), CatalogError> {
         let sql = "DELETE FROM placements WHERE kind = ? AND name = ?";
-        self.db().execute(sql, [kind.as_str(), name])?;
+        self.db().execute(sql, params![kind.as_str(), name])?;
         Ok(())
     }
 
@@ -102,8 +102,8 @@ impl ManagementCatalog for SqliteCatalog {
                 return Ok(None);
             }
         };
-        let found = self.select(sql, [kind.as_str(), name], |row| {
-            Ok(row.get::<_, String>(0)?)
+        let found = self.select(sql, params![kind.as_str(), name], |row| {
+            Ok(row.get::<String>(0)?)
         })?;
         // The command line can have made two whose names differ in case only.
         let exact = found.iter().find(|found| *found == name);
@@ -112,12 +112,12 @@ impl ManagementCatalog for SqliteCatalog {
 
     fn role_assignments(&self) -> Result<Vec<RoleAssignmentRecord>, CatalogError> {
         let sql = format!("{ASSIGNMENT} ORDER BY scope, created");
-        self.select(&sql, [], parse_assignment)
+        self.select(&sql, &[], parse_assignment)
     }
 
     fn roles_of(&self, principal: Uuid) -> Result<Vec<RoleAssignmentRecord>, CatalogError> {
         let sql = format!("{ASSIGNMENT} WHERE principal = ?");
-        self.select(&sql, [principal.to_string()], parse_assignment)
+        self.select(&sql, params![principal.to_string()], parse_assignment)
     }
 
     fn insert_role_assignment(&self, record: &RoleAssignmentRecord) -> Result<(), CatalogError> {
@@ -127,24 +127,23 @@ impl ManagementCatalog for SqliteCatalog {
 
     fn delete_role_assignment(&self, id: Uuid) -> Result<bool, CatalogError> {
         let sql = "DELETE FROM role_assignments WHERE id = ?";
-        let done = self.db().execute(sql, [id.to_string()]);
+        let done = self.db().execute(sql, params![id.to_string()]);
         self.copied(done.map(|count| count > 0).map_err(CatalogError::from))
     }
 }
 
-fn remove_group(catalog: &SqliteCatalog, name: &str) -> Result<bool, CatalogError> {
-    let mut db = catalog.db();
-    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    lock_rows::refuse(&transaction, Kind::Group, name, Change::Delete)?;
-    let sql = "SELECT count(*) FROM placements WHERE in_group = ?";
-    let count: i64 = transaction.query_row(sql, [name], |row| row.get(0))?;
-    if count > 0 {
-        let name = name.into();
-        return Err(CatalogError::GroupInUse { name, count });
-    }
-    let deleted = transaction.execute("DELETE FROM resource_groups WHERE name = ?", [name])?;
-    transaction.commit()?;
-    Ok(deleted > 0)
+fn remove_group(catalog: &DatabaseCatalog, name: &str) -> Result<bool, CatalogError> {
+    catalog.db().transaction(Mode::Write, |db| {
+        lock_rows::refuse(db, Kind::Group, name, Change::Delete)?;
+        let sql = "SELECT count(*) FROM placements WHERE in_group = ?";
+        let count: i64 = db.the_value(sql, params![name])?;
+        if count > 0 {
+            let name = name.into();
+            return Err(CatalogError::GroupInUse { name, count });
+        }
+        let sql = "DELETE FROM resource_groups WHERE name = ?";
+        Ok(db.execute(sql, params![name])? > 0)
+    })
 }
 
 #[cfg(test)]
@@ -280,7 +279,7 @@ mod tests {
         drop(installation);
         std::fs::remove_file(&path).unwrap();
         let copy = CatalogCopy::read(&path).unwrap().unwrap();
-        let again = SqliteCatalog::make_again(&path, &copy).unwrap();
+        let again = DatabaseCatalog::make_again(&path, &copy).unwrap();
         assert_eq!(again.role_assignments().unwrap(), [assignment]);
         assert_eq!(
             again

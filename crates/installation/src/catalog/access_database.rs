@@ -1,65 +1,69 @@
-//! Access that was granted, in the SQLite catalog.
+//! Access that was granted, in the catalog's database.
 
-use rusqlite::{TransactionBehavior, params};
+use database::{Mode, params};
 use uuid::Uuid;
 
 use super::access::{Access, AccessCatalog, AccessRecord};
 use super::access_rows::{SELECT, parse};
 use super::columns::{constraint, time_text};
+use super::database_catalog::DatabaseCatalog;
 use super::error::CatalogError;
 use super::record::Kind;
-use super::sqlite::SqliteCatalog;
 
-impl AccessCatalog for SqliteCatalog {
+impl AccessCatalog for DatabaseCatalog {
     fn insert_access(&self, record: &AccessRecord, most: usize) -> Result<bool, CatalogError> {
         let name = &record.name;
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let resource = record.resource.to_string();
-        if record.access == Access::Write {
-            transaction.execute("DELETE FROM access_grants WHERE resource = ?", [&resource])?;
-        }
-        let sql = "SELECT count(*) FROM access_grants WHERE resource = ?";
-        let count: i64 = transaction.query_row(sql, [&resource], |row| row.get(0))?;
-        if usize::try_from(count).unwrap_or(usize::MAX) >= most {
-            return Ok(false);
-        }
-        let inserted = transaction.execute(
-            "INSERT INTO access_grants VALUES (?, ?, ?, ?, ?, ?, ?)",
-            params![
-                record.id.to_string(),
-                resource,
-                record.access.as_str(),
-                record.token,
-                time_text(name, record.expires)?,
-                time_text(name, record.created.at)?,
-                record.created.by.to_string(),
-            ],
-        );
-        inserted.map_err(|e| constraint(e, Kind::from(record.kind), name, None))?;
-        transaction.commit()?;
-        Ok(true)
+        self.db().transaction(Mode::Write, |db| {
+            let sql = "SELECT count(*) FROM access_grants WHERE resource = ?";
+            let left = match record.access {
+                // It takes the place of all.
+                Access::Write => 0,
+                Access::Read => db.the_value::<i64>(sql, params![resource])?,
+            };
+            if usize::try_from(left).unwrap_or(usize::MAX) >= most {
+                return Ok(false);
+            }
+            if record.access == Access::Write {
+                let sql = "DELETE FROM access_grants WHERE resource = ?";
+                db.execute(sql, params![resource])?;
+            }
+            let inserted = db.execute(
+                "INSERT INTO access_grants VALUES (?, ?, ?, ?, ?, ?, ?)",
+                params![
+                    record.id.to_string(),
+                    resource,
+                    record.access.as_str(),
+                    record.token,
+                    time_text(name, record.expires)?,
+                    time_text(name, record.created.at)?,
+                    record.created.by.to_string(),
+                ],
+            );
+            inserted.map_err(|e| constraint(e, Kind::from(record.kind), name, None))?;
+            Ok(true)
+        })
     }
 
     fn access(&self, id: Uuid) -> Result<Option<AccessRecord>, CatalogError> {
         let sql = format!("{SELECT} WHERE access_grants.id = ?");
-        Ok(self.select(&sql, [id.to_string()], parse)?.pop())
+        Ok(self.select(&sql, params![id.to_string()], parse)?.pop())
     }
 
     fn accesses(&self, resource: Option<Uuid>) -> Result<Vec<AccessRecord>, CatalogError> {
         match resource {
             Some(id) => self.select(
                 &format!("{SELECT} WHERE resource = ?"),
-                [id.to_string()],
+                params![id.to_string()],
                 parse,
             ),
-            None => self.select(SELECT, [], parse),
+            None => self.select(SELECT, &[], parse),
         }
     }
 
     fn delete_access(&self, id: Uuid) -> Result<(), CatalogError> {
         let sql = "DELETE FROM access_grants WHERE id = ?";
-        self.db().execute(sql, [id.to_string()])?;
+        self.db().execute(sql, params![id.to_string()])?;
         Ok(())
     }
 }
