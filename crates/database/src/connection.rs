@@ -4,6 +4,7 @@ use std::ops::{ControlFlow, Deref};
 
 use crate::engine::{Engine, Mode};
 use crate::error::{Error, ErrorKind};
+use crate::patience::{PATIENCE, Patience};
 use crate::row::{FromValue, Row};
 use crate::value::Value;
 
@@ -117,6 +118,20 @@ impl Database {
         mode: Mode,
         mut run: impl FnMut(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
+        let mut patience = Patience::of(PATIENCE);
+        loop {
+            match self.attempt(mode, &mut run) {
+                Err(_) if self.engine.is_repeatable() && patience.wait() => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn attempt<T, E: From<Error>>(
+        &self,
+        mode: Mode,
+        run: &mut impl FnMut(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         let transaction = Transaction(Held::begin(self, mode)?);
         let done = run(&transaction)?;
         transaction.0.commit()?;
@@ -155,7 +170,12 @@ impl<D: Deref<Target = Database>> Held<D> {
     /// # Errors
     /// [`Error`].
     pub fn begin(database: D, mode: Mode) -> Result<Self, Error> {
-        database.engine.begin(mode)?;
+        let mut patience = Patience::of(PATIENCE);
+        while let Err(error) = database.engine.begin(mode) {
+            if !database.engine.is_repeatable() || !patience.wait() {
+                return Err(error);
+            }
+        }
         Ok(Self {
             database,
             is_open: true,

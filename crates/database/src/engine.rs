@@ -38,4 +38,8 @@ pub(crate) trait Engine: Send {
 
     /// Ends the transaction without a change.
     fn roll_back(&self) -> Result<(), Error>;
+
+    /// Whether the transaction that has ended last, or was not begun, failed only because somebody else was faster or
+    /// the connection was lost, and has changed nothing: then it may succeed when it is run again.
+    fn is_repeatable(&self) -> bool;
 }

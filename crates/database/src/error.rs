@@ -36,6 +36,13 @@ pub enum ErrorKind {
     ForeignKey,
     /// Others have used the database for too long.
     Busy,
+    /// Somebody else was faster with what it would have changed or has read; nothing is changed.
+    Overtaken,
+    /// The database cannot be reached; nothing is changed.
+    Lost,
+    /// The database could not be reached any more when it was to make a change durable, and whether it has done so is
+    /// not known.
+    Unknown,
     /// Nothing can be changed in it.
     ReadOnly,
     /// It has no room.
@@ -52,6 +59,17 @@ pub enum OpenError {
     /// There is something, and it is not a database of this program.
     #[error("{place} is not a {what} of sealdisk; it was left as it is: move it away")]
     Foreign {
+        /// Where.
+        place: String,
+        /// What was expected there.
+        what: &'static str,
+    },
+    /// There are tables of somebody else.
+    #[error(
+        "{place} has tables and is no {what} of sealdisk; it was left as it is: give the {what} a database, or a schema, \
+         of its own"
+    )]
+    Occupied {
         /// Where.
         place: String,
         /// What was expected there.
@@ -95,6 +113,14 @@ pub enum OpenError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// It is not said rightly where it is.
+    #[error("the address of the {what} is wrong: {why}")]
+    Address {
+        /// What was to be opened.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
     },
     /// The engine failed.
     #[error("cannot open the {what} {place}: {source}")]

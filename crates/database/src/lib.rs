@@ -11,8 +11,13 @@
 mod connection;
 mod engine;
 mod error;
+mod patience;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 mod row;
 pub mod sqlite;
+#[cfg(test)]
+mod tests;
 
 mod value;
 

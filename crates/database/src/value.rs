@@ -16,6 +16,17 @@ pub enum Value<'a> {
 }
 
 impl Value<'_> {
+    /// The same, which borrows nothing.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn owned(&self) -> Value<'static> {
+        match self {
+            Self::Null => Value::Null,
+            Self::Integer(number) => Value::Integer(*number),
+            Self::Text(text) => Value::Text(text.to_string().into()),
+            Self::Blob(bytes) => Value::Blob(bytes.to_vec().into()),
+        }
+    }
+
     /// What it is, for messages.
     pub(crate) fn what(&self) -> &'static str {
         match self {

@@ -94,6 +94,11 @@ impl Engine for Sqlite {
         }
         self.execute("ROLLBACK", &[]).map(drop)
     }
+
+    fn is_repeatable(&self) -> bool {
+        // Whoever changes something has waited for the one before, and is alone.
+        false
+    }
 }
 
 impl ToSql for Value<'_> {
