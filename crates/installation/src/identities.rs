@@ -251,89 +251,90 @@ pub fn check_name(name: &str) -> Result<(), InstallationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::contract::on_each;
     use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, EncryptionType};
-
-    fn installation() -> (tempfile::TempDir, Installation) {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        (dir, installation)
-    }
 
     #[test]
     fn a_secret_proves_its_identity_until_it_is_replaced_or_deleted() {
-        let (_dir, installation) = installation();
-        let (alice, secret) = installation.create_identity("alice").unwrap();
-        installation.create_identity("bob").unwrap();
-        let who = |secret: &str| installation.identity_by_secret(secret).unwrap();
-        assert_eq!(who(secret.expose()), Some(alice.clone()));
-        let mut wrong = secret.expose().to_owned();
-        let last = wrong.pop().unwrap();
-        wrong.push(if last == 'A' { 'B' } else { 'A' });
-        for wrong in ["", ".", "x.y", &wrong, &secret.expose()[..40]] {
-            assert_eq!(who(wrong), None, "{wrong}");
-        }
-        let stored = installation.find_identity("alice").unwrap();
-        let newer = installation.reset_secret(&stored).unwrap();
-        assert_eq!(who(secret.expose()), None);
-        assert!(who(newer.expose()).is_some());
-        installation.delete_identity("alice").unwrap();
-        assert_eq!(who(newer.expose()), None);
-        assert!(installation.find_identity("alice").is_err());
+        on_each(|place| {
+            let installation = place.installation();
+            let (alice, secret) = installation.create_identity("alice").unwrap();
+            installation.create_identity("bob").unwrap();
+            let who = |secret: &str| installation.identity_by_secret(secret).unwrap();
+            assert_eq!(who(secret.expose()), Some(alice.clone()));
+            let mut wrong = secret.expose().to_owned();
+            let last = wrong.pop().unwrap();
+            wrong.push(if last == 'A' { 'B' } else { 'A' });
+            for wrong in ["", ".", "x.y", &wrong, &secret.expose()[..40]] {
+                assert_eq!(who(wrong), None, "{wrong}");
+            }
+            let stored = installation.find_identity("alice").unwrap();
+            let newer = installation.reset_secret(&stored).unwrap();
+            assert_eq!(who(secret.expose()), None);
+            assert!(who(newer.expose()).is_some());
+            installation.delete_identity("alice").unwrap();
+            assert_eq!(who(newer.expose()), None);
+            assert!(installation.find_identity("alice").is_err());
+        });
     }
 
     #[test]
     fn the_identity_of_a_set_goes_with_the_set() {
-        let (_dir, installation) = installation();
-        let set = DiskEncryptionSetRecord {
-            name: "set".into(),
-            identity: DesIdentity::SystemAssigned,
-            principal_id: Uuid::new_v4(),
-            key_url: "https://v.vault.localhost/keys/k".into(),
-            encryption_type: EncryptionType::default(),
-            previous_keys: Vec::new(),
-            auto_rotation: false,
-            last_rotation: None,
-            created: OffsetDateTime::now_utc(),
-        };
-        let catalog = installation.catalog();
-        catalog.insert_des(&set).unwrap();
-        let identity = installation
-            .find_identity("disk-encryption-set/set")
-            .unwrap();
-        assert_eq!(identity.record.object_id, set.principal_id);
-        assert_eq!(identity.record.secret_hash, None);
-        let secret = installation.reset_secret(&identity).unwrap();
-        let found = installation.identity_by_secret(secret.expose()).unwrap();
-        assert_eq!(found.map(|i| i.object_id), Some(set.principal_id));
-        let by_id = catalog.identity_by_object(set.principal_id).unwrap();
-        assert!(by_id.is_some());
-        catalog
-            .delete_des("set", catalog.des("set").unwrap().rev)
-            .unwrap();
-        assert_eq!(
-            installation.identity_by_secret(secret.expose()).unwrap(),
-            None
-        );
-        assert_eq!(catalog.identity_by_object(set.principal_id).unwrap(), None);
-        assert!(catalog.identities().unwrap().is_empty());
+        on_each(|place| {
+            let installation = place.installation();
+            let set = DiskEncryptionSetRecord {
+                name: "set".into(),
+                identity: DesIdentity::SystemAssigned,
+                principal_id: Uuid::new_v4(),
+                key_url: "https://v.vault.localhost/keys/k".into(),
+                encryption_type: EncryptionType::default(),
+                previous_keys: Vec::new(),
+                auto_rotation: false,
+                last_rotation: None,
+                created: OffsetDateTime::now_utc(),
+            };
+            let catalog = installation.catalog();
+            catalog.insert_des(&set).unwrap();
+            let identity = installation
+                .find_identity("disk-encryption-set/set")
+                .unwrap();
+            assert_eq!(identity.record.object_id, set.principal_id);
+            assert_eq!(identity.record.secret_hash, None);
+            let secret = installation.reset_secret(&identity).unwrap();
+            let found = installation.identity_by_secret(secret.expose()).unwrap();
+            assert_eq!(found.map(|i| i.object_id), Some(set.principal_id));
+            let by_id = catalog.identity_by_object(set.principal_id).unwrap();
+            assert!(by_id.is_some());
+            catalog
+                .delete_des("set", catalog.des("set").unwrap().rev)
+                .unwrap();
+            assert_eq!(
+                installation.identity_by_secret(secret.expose()).unwrap(),
+                None
+            );
+            assert_eq!(catalog.identity_by_object(set.principal_id).unwrap(), None);
+            assert!(catalog.identities().unwrap().is_empty());
+        });
     }
 
     #[test]
     fn bad_and_taken_names_are_refused() {
-        let (_dir, installation) = installation();
-        installation.create_identity("alice").unwrap();
-        for bad in ["ab", "-ab", "a b", "a/b", "", &"x".repeat(129)] {
-            assert!(installation.create_identity(bad).is_err(), "{bad}");
-        }
-        let error = installation.create_identity("alice").err().unwrap();
-        assert!(
-            matches!(
-                error,
-                InstallationError::Catalog(CatalogError::Exists { .. })
-            ),
-            "{error}"
-        );
-        let error = installation.find_identity("disk-encryption-set/none");
-        assert!(error.is_err());
+        on_each(|place| {
+            let installation = place.installation();
+            installation.create_identity("alice").unwrap();
+            for bad in ["ab", "-ab", "a b", "a/b", "", &"x".repeat(129)] {
+                assert!(installation.create_identity(bad).is_err(), "{bad}");
+            }
+            let error = installation.create_identity("alice").err().unwrap();
+            assert!(
+                matches!(
+                    error,
+                    InstallationError::Catalog(CatalogError::Exists { .. })
+                ),
+                "{error}"
+            );
+            let error = installation.find_identity("disk-encryption-set/none");
+            assert!(error.is_err());
+        });
     }
 }

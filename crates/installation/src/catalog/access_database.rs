@@ -75,67 +75,68 @@ mod tests {
     use time::{Duration, OffsetDateTime};
 
     use super::*;
-    use crate::Installation;
+    use crate::catalog::contract::on_each;
     use crate::catalog::{DiskRecord, DiskState, Rev, Touch};
     use crate::envelope::ResourceKind;
 
     #[test]
     fn a_grant_goes_with_its_disk_and_tells_its_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let catalog = installation.catalog();
-        let now = OffsetDateTime::UNIX_EPOCH;
-        let mut disk = DiskRecord {
-            id: Uuid::from_u128(1),
-            kind: ResourceKind::Disk,
-            name: "d".into(),
-            directory: PathBuf::from("/nowhere"),
-            size: 1 << 20,
-            disk_encryption_set: None,
-            key_url: "k".into(),
-            layers: Vec::new(),
-            created: now,
-            state: DiskState::Ready,
-        };
-        let record = AccessRecord {
-            id: Uuid::from_u128(2),
-            resource: disk.id,
-            kind: ResourceKind::Disk,
-            name: "d".into(),
-            access: Access::Write,
-            token: [7; 32],
-            expires: now + Duration::SECOND,
-            created: Touch {
-                at: now,
-                by: Uuid::nil(),
-            },
-        };
-        assert!(
-            catalog.insert_access(&record, 64).is_err(),
-            "there is no disk"
-        );
-        let rev = catalog.insert_disk(&disk).unwrap();
-        assert!(catalog.insert_access(&record, 1).unwrap());
-        let again = AccessRecord {
-            id: Uuid::from_u128(3),
-            ..record.clone()
-        };
-        assert!(catalog.insert_access(&again, 1).unwrap());
-        assert_eq!(catalog.access(record.id).unwrap(), None, "one writes");
-        assert!(catalog.insert_access(&record, 1).unwrap());
-        let reader = AccessRecord {
-            access: Access::Read,
-            ..again
-        };
-        assert!(!catalog.insert_access(&reader, 1).unwrap(), "there is one");
-        assert_eq!(catalog.access(reader.id).unwrap(), None);
-        assert_eq!(catalog.access(record.id).unwrap(), Some(record.clone()));
-        assert!(record.is_live(now) && !record.is_live(record.expires));
-        disk.name = "e".into();
-        assert_eq!(catalog.update_disk(rev, &disk).unwrap(), Rev(2));
-        assert_eq!(catalog.accesses(Some(disk.id)).unwrap()[0].name, "e");
-        assert!(catalog.accesses(Some(Uuid::nil())).unwrap().is_empty());
-        catalog.delete_disk(&disk, Rev(2)).unwrap();
-        assert!(catalog.accesses(None).unwrap().is_empty());
+        on_each(|place| {
+            let installation = place.installation();
+            let catalog = installation.catalog();
+            let now = OffsetDateTime::UNIX_EPOCH;
+            let mut disk = DiskRecord {
+                id: Uuid::from_u128(1),
+                kind: ResourceKind::Disk,
+                name: "d".into(),
+                directory: PathBuf::from("/nowhere"),
+                size: 1 << 20,
+                disk_encryption_set: None,
+                key_url: "k".into(),
+                layers: Vec::new(),
+                created: now,
+                state: DiskState::Ready,
+            };
+            let record = AccessRecord {
+                id: Uuid::from_u128(2),
+                resource: disk.id,
+                kind: ResourceKind::Disk,
+                name: "d".into(),
+                access: Access::Write,
+                token: [7; 32],
+                expires: now + Duration::SECOND,
+                created: Touch {
+                    at: now,
+                    by: Uuid::nil(),
+                },
+            };
+            assert!(
+                catalog.insert_access(&record, 64).is_err(),
+                "there is no disk"
+            );
+            let rev = catalog.insert_disk(&disk).unwrap();
+            assert!(catalog.insert_access(&record, 1).unwrap());
+            let again = AccessRecord {
+                id: Uuid::from_u128(3),
+                ..record.clone()
+            };
+            assert!(catalog.insert_access(&again, 1).unwrap());
+            assert_eq!(catalog.access(record.id).unwrap(), None, "one writes");
+            assert!(catalog.insert_access(&record, 1).unwrap());
+            let reader = AccessRecord {
+                access: Access::Read,
+                ..again
+            };
+            assert!(!catalog.insert_access(&reader, 1).unwrap(), "there is one");
+            assert_eq!(catalog.access(reader.id).unwrap(), None);
+            assert_eq!(catalog.access(record.id).unwrap(), Some(record.clone()));
+            assert!(record.is_live(now) && !record.is_live(record.expires));
+            disk.name = "e".into();
+            assert_eq!(catalog.update_disk(rev, &disk).unwrap(), Rev(2));
+            assert_eq!(catalog.accesses(Some(disk.id)).unwrap()[0].name, "e");
+            assert!(catalog.accesses(Some(Uuid::nil())).unwrap().is_empty());
+            catalog.delete_disk(&disk, Rev(2)).unwrap();
+            assert!(catalog.accesses(None).unwrap().is_empty());
+        });
     }
 }

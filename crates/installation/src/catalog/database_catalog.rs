@@ -227,6 +227,17 @@ impl DatabaseCatalog {
     }
 }
 
+/// One that is not a file.
+#[cfg(test)]
+impl From<Database> for DatabaseCatalog {
+    fn from(db: Database) -> Self {
+        Self {
+            db: Mutex::new(db),
+            file: None,
+        }
+    }
+}
+
 /// The installation's own identities, which are made if there are none.
 fn own_identities(db: &Connection) -> Result<InstallationRecord, CatalogError> {
     db.execute(

@@ -116,7 +116,7 @@ pub(super) fn all(
     identity: Option<Uuid>,
 ) -> Result<Vec<FederatedCredentialRecord>, CatalogError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM federated_credentials WHERE ?1 IS NULL OR identity = ?1 ORDER BY identity, name"
+        "SELECT {COLUMNS} FROM federated_credentials WHERE identity = ?1 OR ?1 IS NULL ORDER BY identity, name"
     );
     db.select(&sql, params![identity.map(|id| id.to_string())], parse)
 }

@@ -153,9 +153,9 @@ mod tests {
     use serde_json::json;
     use time::OffsetDateTime;
 
+    use super::super::contract::on_each;
     use super::super::{CatalogCopy, DEFAULT_GROUP, LOCATION, Touch};
     use super::*;
-    use crate::Installation;
 
     fn touch() -> Touch {
         Touch {
@@ -188,107 +188,112 @@ mod tests {
 
     #[test]
     fn a_group_keeps_what_is_placed_in_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let catalog = installation.catalog();
-        assert_eq!(catalog.groups().unwrap()[0].name, DEFAULT_GROUP);
-        let nowhere = catalog.put_placement(&placed(Kind::Disk, "d", "rg"));
-        assert!(matches!(
-            nowhere,
-            Err(CatalogError::NotFound {
-                kind: Kind::Group,
-                ..
-            })
-        ));
-        catalog.put_group(&group("RG")).unwrap();
-        catalog
-            .put_placement(&placed(Kind::Disk, "d", "rg"))
-            .unwrap();
-        assert_eq!(
-            catalog.placement(Kind::Disk, "D").unwrap().unwrap().name,
-            "d"
-        );
-        assert_eq!(catalog.placement(Kind::Image, "d").unwrap(), None);
-        let refused = catalog.delete_group("rg");
-        assert!(matches!(
-            refused,
-            Err(CatalogError::GroupInUse { count: 1, .. })
-        ));
-        catalog.delete_placement(Kind::Disk, "D").unwrap();
-        assert!(catalog.delete_group("rg").unwrap());
-        assert!(!catalog.delete_group("rg").unwrap());
+        on_each(|place| {
+            let installation = place.installation();
+            let catalog = installation.catalog();
+            assert_eq!(catalog.groups().unwrap()[0].name, DEFAULT_GROUP);
+            let nowhere = catalog.put_placement(&placed(Kind::Disk, "d", "rg"));
+            assert!(matches!(
+                nowhere,
+                Err(CatalogError::NotFound {
+                    kind: Kind::Group,
+                    ..
+                })
+            ));
+            catalog.put_group(&group("RG")).unwrap();
+            catalog
+                .put_placement(&placed(Kind::Disk, "d", "rg"))
+                .unwrap();
+            assert_eq!(
+                catalog.placement(Kind::Disk, "D").unwrap().unwrap().name,
+                "d"
+            );
+            assert_eq!(catalog.placement(Kind::Image, "d").unwrap(), None);
+            let refused = catalog.delete_group("rg");
+            assert!(matches!(
+                refused,
+                Err(CatalogError::GroupInUse { count: 1, .. })
+            ));
+            catalog.delete_placement(Kind::Disk, "D").unwrap();
+            assert!(catalog.delete_group("rg").unwrap());
+            assert!(!catalog.delete_group("rg").unwrap());
+        });
     }
 
     #[test]
     fn placement_and_roles_go_with_the_identity() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let catalog = installation.catalog();
-        let (alice, _) = installation.create_identity("alice").unwrap();
-        let assignment = RoleAssignmentRecord {
-            id: Uuid::new_v4(),
-            scope: "/subscriptions/S".into(),
-            role: Uuid::from_u128(1),
-            principal: alice.object_id,
-            principal_type: "ServicePrincipal".into(),
-            created: touch(),
-        };
-        catalog.insert_role_assignment(&assignment).unwrap();
-        let again = RoleAssignmentRecord {
-            id: Uuid::new_v4(),
-            scope: "/SUBSCRIPTIONS/s".into(),
-            ..assignment.clone()
-        };
-        assert!(matches!(
-            catalog.insert_role_assignment(&again),
-            Err(CatalogError::Exists { .. })
-        ));
-        catalog
-            .put_placement(&placed(Kind::Identity, "alice", DEFAULT_GROUP))
-            .unwrap();
-        assert_eq!(catalog.roles_of(alice.object_id).unwrap(), [assignment]);
-        assert_eq!(
-            catalog.name_of(Kind::Identity, "ALICE").unwrap().as_deref(),
-            Some("alice")
-        );
-        installation.delete_identity("alice").unwrap();
-        assert!(catalog.role_assignments().unwrap().is_empty());
-        assert!(catalog.placements().unwrap().is_empty());
+        on_each(|place| {
+            let installation = place.installation();
+            let catalog = installation.catalog();
+            let (alice, _) = installation.create_identity("alice").unwrap();
+            let assignment = RoleAssignmentRecord {
+                id: Uuid::new_v4(),
+                scope: "/subscriptions/S".into(),
+                role: Uuid::from_u128(1),
+                principal: alice.object_id,
+                principal_type: "ServicePrincipal".into(),
+                created: touch(),
+            };
+            catalog.insert_role_assignment(&assignment).unwrap();
+            let again = RoleAssignmentRecord {
+                id: Uuid::new_v4(),
+                scope: "/SUBSCRIPTIONS/s".into(),
+                ..assignment.clone()
+            };
+            assert!(matches!(
+                catalog.insert_role_assignment(&again),
+                Err(CatalogError::Exists { .. })
+            ));
+            catalog
+                .put_placement(&placed(Kind::Identity, "alice", DEFAULT_GROUP))
+                .unwrap();
+            assert_eq!(catalog.roles_of(alice.object_id).unwrap(), [assignment]);
+            assert_eq!(
+                catalog.name_of(Kind::Identity, "ALICE").unwrap().as_deref(),
+                Some("alice")
+            );
+            installation.delete_identity("alice").unwrap();
+            assert!(catalog.role_assignments().unwrap().is_empty());
+            assert!(catalog.placements().unwrap().is_empty());
+        });
     }
 
     #[test]
     fn a_catalog_that_is_made_again_has_groups_and_roles() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let catalog = installation.catalog();
-        catalog.put_group(&group("rg")).unwrap();
-        let (alice, _) = installation.create_identity("alice").unwrap();
-        catalog
-            .put_placement(&placed(Kind::Identity, "alice", "rg"))
-            .unwrap();
-        let assignment = RoleAssignmentRecord {
-            id: Uuid::new_v4(),
-            scope: "/subscriptions/s".into(),
-            role: Uuid::from_u128(1),
-            principal: alice.object_id,
-            principal_type: "ServicePrincipal".into(),
-            created: touch(),
-        };
-        catalog.insert_role_assignment(&assignment).unwrap();
-        let path = dir.path().join("catalog.db");
-        drop(installation);
-        std::fs::remove_file(&path).unwrap();
-        let copy = CatalogCopy::read(&path).unwrap().unwrap();
-        let again = DatabaseCatalog::make_again(&path, &copy).unwrap();
-        assert_eq!(again.role_assignments().unwrap(), [assignment]);
-        assert_eq!(
-            again
-                .placement(Kind::Identity, "alice")
-                .unwrap()
-                .unwrap()
-                .group,
-            "rg"
-        );
-        assert!(again.group("rg").unwrap().is_some());
+        on_each(|place| {
+            let installation = place.installation();
+            let catalog = installation.catalog();
+            catalog.put_group(&group("rg")).unwrap();
+            let (alice, _) = installation.create_identity("alice").unwrap();
+            catalog
+                .put_placement(&placed(Kind::Identity, "alice", "rg"))
+                .unwrap();
+            let assignment = RoleAssignmentRecord {
+                id: Uuid::new_v4(),
+                scope: "/subscriptions/s".into(),
+                role: Uuid::from_u128(1),
+                principal: alice.object_id,
+                principal_type: "ServicePrincipal".into(),
+                created: touch(),
+            };
+            catalog.insert_role_assignment(&assignment).unwrap();
+            let Some(path) = place.in_file() else {
+                return;
+            };
+            drop(installation);
+            std::fs::remove_file(&path).unwrap();
+            let copy = CatalogCopy::read(&path).unwrap().unwrap();
+            let again = DatabaseCatalog::make_again(&path, &copy).unwrap();
+            assert_eq!(again.role_assignments().unwrap(), [assignment]);
+            assert_eq!(
+                again
+                    .placement(Kind::Identity, "alice")
+                    .unwrap()
+                    .unwrap()
+                    .group,
+                "rg"
+            );
+            assert!(again.group("rg").unwrap().is_some());
+        });
     }
 }

@@ -154,7 +154,7 @@ pub(super) const PLACED_RESOURCES: &str = "SELECT placed.kind, placed.name, in_g
      FROM resources LEFT JOIN placements AS placed \
          ON placed.kind = resources.kind AND placed.name = resources.name COLLATE NOCASE \
      WHERE resources.kind = ?1 AND resources.name > ?2 AND resources.state = 'ready' \
-         AND (?3 IS NULL OR coalesce(in_group, ?4) = ?3 COLLATE NOCASE) \
+         AND (coalesce(in_group, ?4) = ?3 COLLATE NOCASE OR ?3 IS NULL) \
      ORDER BY resources.name LIMIT ?5";
 pub(super) const ASSIGNMENT: &str =
     "SELECT id, scope, role, principal, principal_type, created, created_by FROM role_assignments";

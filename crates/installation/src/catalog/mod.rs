@@ -9,6 +9,8 @@ mod access;
 mod access_database;
 mod access_rows;
 mod columns;
+#[cfg(test)]
+pub(crate) mod contract;
 mod copy;
 mod database_catalog;
 mod departed;

@@ -100,11 +100,11 @@ mod tests {
 
     use serde_json::json;
 
+    use super::super::contract::{Place, on_each};
     use super::super::management::Touch;
     use super::super::operations::DeploymentName;
-    use super::super::{Catalog, GroupRecord, LOCATION};
+    use super::super::{GroupRecord, LOCATION, ManagementCatalog};
     use super::*;
-    use crate::Installation;
 
     fn operation(number: u128, deployment: Option<(&str, &str)>) -> OperationRecord {
         OperationRecord {
@@ -125,79 +125,81 @@ mod tests {
         }
     }
 
-    fn with_group(name: &str) -> (tempfile::TempDir, Installation) {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
+    fn with_group(place: &Place, name: &str) -> DatabaseCatalog {
+        let catalog = place.catalog();
         let group = GroupRecord {
             name: name.into(),
             location: LOCATION.into(),
             tags: BTreeMap::new(),
             created: OffsetDateTime::UNIX_EPOCH,
         };
-        installation.catalog().put_group(&group).unwrap();
-        (dir, installation)
+        catalog.put_group(&group).unwrap();
+        catalog
     }
 
     #[test]
     fn a_deployment_has_the_latest_operation_and_goes_with_its_group() {
-        let (_dir, installation) = with_group("rg");
-        let catalog: &dyn Catalog = installation.catalog();
-        let nowhere = catalog.put_operation(&operation(1, Some(("other", "d"))));
-        assert!(matches!(nowhere, Err(CatalogError::NotFound { .. })));
-        let first = operation(1, Some(("rg", "d")));
-        catalog.put_operation(&first).unwrap();
-        assert_eq!(catalog.deployment("RG", "D").unwrap(), Some(first));
-        let second = operation(2, Some(("RG", "D")));
-        catalog.put_operation(&second).unwrap();
-        assert_eq!(catalog.operation(Uuid::from_u128(1)).unwrap(), None);
-        assert_eq!(catalog.deployments("rg").unwrap(), [second.id]);
-        assert_eq!(catalog.operation(second.id).unwrap(), Some(second));
-        catalog.put_operation(&operation(3, None)).unwrap();
-        assert!(catalog.delete_group("rg").unwrap());
-        let left = catalog.running_operations().unwrap();
-        assert_eq!(left, [operation(3, None)]);
+        on_each(|place| {
+            let catalog = with_group(place, "rg");
+            let nowhere = catalog.put_operation(&operation(1, Some(("other", "d"))));
+            assert!(matches!(nowhere, Err(CatalogError::NotFound { .. })));
+            let first = operation(1, Some(("rg", "d")));
+            catalog.put_operation(&first).unwrap();
+            assert_eq!(catalog.deployment("RG", "D").unwrap(), Some(first));
+            let second = operation(2, Some(("RG", "D")));
+            catalog.put_operation(&second).unwrap();
+            assert_eq!(catalog.operation(Uuid::from_u128(1)).unwrap(), None);
+            assert_eq!(catalog.deployments("rg").unwrap(), [second.id]);
+            assert_eq!(catalog.operation(second.id).unwrap(), Some(second));
+            catalog.put_operation(&operation(3, None)).unwrap();
+            assert!(catalog.delete_group("rg").unwrap());
+            let left = catalog.running_operations().unwrap();
+            assert_eq!(left, [operation(3, None)]);
+        });
     }
 
     #[test]
     fn who_wants_it_to_end_is_not_forgotten_by_what_it_writes() {
-        let (_dir, installation) = with_group("rg");
-        let catalog = installation.catalog();
-        let mut record = operation(1, Some(("rg", "d")));
-        catalog.put_operation(&record).unwrap();
-        assert!(!catalog.is_operation_cancelled(record.id).unwrap());
-        assert!(catalog.cancel_operation(record.id).unwrap());
-        record.answer = json!({"a": 2});
-        catalog.put_operation(&record).unwrap();
-        assert!(catalog.is_operation_cancelled(record.id).unwrap());
-        record.state = OperationState::Canceled;
-        catalog.put_operation(&record).unwrap();
-        assert!(
-            !catalog.cancel_operation(record.id).unwrap(),
-            "it has ended"
-        );
-        assert!(catalog.delete_operation(record.id).unwrap());
-        assert!(
-            catalog.is_operation_cancelled(record.id).unwrap(),
-            "it is gone"
-        );
+        on_each(|place| {
+            let catalog = with_group(place, "rg");
+            let mut record = operation(1, Some(("rg", "d")));
+            catalog.put_operation(&record).unwrap();
+            assert!(!catalog.is_operation_cancelled(record.id).unwrap());
+            assert!(catalog.cancel_operation(record.id).unwrap());
+            record.answer = json!({"a": 2});
+            catalog.put_operation(&record).unwrap();
+            assert!(catalog.is_operation_cancelled(record.id).unwrap());
+            record.state = OperationState::Canceled;
+            catalog.put_operation(&record).unwrap();
+            assert!(
+                !catalog.cancel_operation(record.id).unwrap(),
+                "it has ended"
+            );
+            assert!(catalog.delete_operation(record.id).unwrap());
+            assert!(
+                catalog.is_operation_cancelled(record.id).unwrap(),
+                "it is gone"
+            );
+        });
     }
 
     #[test]
     fn what_ended_long_ago_is_forgotten_and_deployments_are_not() {
-        let (_dir, installation) = with_group("rg");
-        let catalog = installation.catalog();
-        let mut ended = operation(1, None);
-        ended.state = OperationState::Failed;
-        let mut deployed = operation(2, Some(("rg", "d")));
-        deployed.state = OperationState::Succeeded;
-        for record in [&ended, &deployed, &operation(3, None)] {
-            catalog.put_operation(record).unwrap();
-        }
-        catalog
-            .forget_operations(OffsetDateTime::now_utc())
-            .unwrap();
-        assert_eq!(catalog.operation(ended.id).unwrap(), None);
-        assert_eq!(catalog.operation(deployed.id).unwrap(), Some(deployed));
-        assert!(catalog.operation(Uuid::from_u128(3)).unwrap().is_some());
+        on_each(|place| {
+            let catalog = with_group(place, "rg");
+            let mut ended = operation(1, None);
+            ended.state = OperationState::Failed;
+            let mut deployed = operation(2, Some(("rg", "d")));
+            deployed.state = OperationState::Succeeded;
+            for record in [&ended, &deployed, &operation(3, None)] {
+                catalog.put_operation(record).unwrap();
+            }
+            catalog
+                .forget_operations(OffsetDateTime::now_utc())
+                .unwrap();
+            assert_eq!(catalog.operation(ended.id).unwrap(), None);
+            assert_eq!(catalog.operation(deployed.id).unwrap(), Some(deployed));
+            assert!(catalog.operation(Uuid::from_u128(3)).unwrap().is_some());
+        });
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn since(db: &Connection, url: &str) -> Result<Option<OffsetDateTime>
 /// Forgets the purge of the vault with that URL, or of all.
 pub(super) fn forget(db: &Connection, url: Option<&str>) -> Result<(), CatalogError> {
     db.execute(
-        "DELETE FROM purged_vaults WHERE ?1 IS NULL OR url = ?1",
+        "DELETE FROM purged_vaults WHERE url = ?1 OR ?1 IS NULL",
         params![url],
     )?;
     Ok(())
