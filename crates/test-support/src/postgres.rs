@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -164,12 +164,35 @@ impl PostgresServer {
 
     /// The URL of its database, by its socket.
     pub fn url(&self) -> String {
-        format!("postgres://sealdisk@/postgres?host={}", self.dir.display())
+        let (dir, port) = (self.dir.display(), self.port());
+        format!("postgres://sealdisk@/postgres?host={dir}&port={port}")
+    }
+
+    /// Writes a file that it alone can read into its directory; the file's path.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn put(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.dir.join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        if is_root() {
+            chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        path
     }
 
     /// Its directory, which its user can read.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    fn port(&self) -> &str {
+        let ports = self
+            .settings
+            .iter()
+            .filter_map(|setting| setting.strip_prefix("port="));
+        ports.last().unwrap_or("5432")
     }
 
     /// What statements say by `psql`.
@@ -190,6 +213,8 @@ impl PostgresServer {
                 "-t",
                 "-v",
                 "ON_ERROR_STOP=1",
+                "-p",
+                self.port(),
                 "-h",
             ])
             .arg(&self.dir)

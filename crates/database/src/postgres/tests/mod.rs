@@ -1,5 +1,7 @@
 //! What a server does to its clients.
 
+mod tls;
+
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
