@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Deref};
 
 use crate::engine::{Engine, Mode};
 use crate::error::{Error, ErrorKind};
-use crate::patience::{PATIENCE, Patience};
+use crate::patience::Patience;
 use crate::row::{FromValue, Row};
 use crate::value::Value;
 
@@ -118,7 +118,7 @@ impl Database {
         mode: Mode,
         mut run: impl FnMut(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let mut patience = Patience::of(PATIENCE);
+        let mut patience = Patience::of(self.engine.patience());
         loop {
             match self.attempt(mode, &mut run) {
                 Err(_) if self.engine.is_repeatable() && patience.wait() => {}
@@ -170,7 +170,7 @@ impl<D: Deref<Target = Database>> Held<D> {
     /// # Errors
     /// [`Error`].
     pub fn begin(database: D, mode: Mode) -> Result<Self, Error> {
-        let mut patience = Patience::of(PATIENCE);
+        let mut patience = Patience::of(database.engine.patience());
         while let Err(error) = database.engine.begin(mode) {
             if !database.engine.is_repeatable() || !patience.wait() {
                 return Err(error);

@@ -1,6 +1,7 @@
 //! What runs statements.
 
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use crate::error::Error;
 use crate::row::Row;
@@ -42,4 +43,7 @@ pub(crate) trait Engine: Send {
     /// Whether the transaction that has ended last, or was not begun, failed only because somebody else was faster or
     /// the connection was lost, and has changed nothing: then it may succeed when it is run again.
     fn is_repeatable(&self) -> bool;
+
+    /// How long that is done.
+    fn patience(&self) -> Duration;
 }

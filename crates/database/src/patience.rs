@@ -2,9 +2,6 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// How long others may be faster, or a database be away.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 5 } else { 10 });
-
 /// Repeated attempts at something that fails for a moment.
 pub(crate) struct Patience {
     until: Instant,

@@ -133,11 +133,19 @@ impl PostgresServer {
     /// When it does not run.
     pub fn kill(&self) {
         let mut process = self.process.lock().unwrap().take().unwrap();
+        // It starts none meanwhile.
+        signal(process.id(), libc::SIGSTOP);
         let children = children_of(process.id());
-        for pid in std::iter::once(process.id()).chain(children) {
+        for pid in children.iter().copied().chain([process.id()]) {
             signal(pid, libc::SIGKILL);
         }
         process.wait().unwrap();
+        // The next server refuses to share their memory.
+        let end = Instant::now() + PATIENCE;
+        while children.iter().any(|child| is_alive(*child)) {
+            assert!(Instant::now() < end, "processes of PostgreSQL do not end");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let _ = fs::remove_file(self.dir.join("data/postmaster.pid"));
     }
 
@@ -188,11 +196,9 @@ impl PostgresServer {
     }
 
     fn port(&self) -> &str {
-        let ports = self
-            .settings
-            .iter()
-            .filter_map(|setting| setting.strip_prefix("port="));
-        ports.last().unwrap_or("5432")
+        let mut settings = self.settings.iter();
+        let port = settings.find_map(|setting| setting.strip_prefix("port="));
+        port.unwrap_or("5432")
     }
 
     /// What statements say by `psql`.
@@ -290,14 +296,19 @@ fn signal(pid: u32, signal: i32) {
 fn children_of(parent: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let is_child = |pid: &u32| {
-        // What is behind the name of the program: its state, and its parent.
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let behind = stat.rsplit_once(") ").map(|(_, behind)| behind.to_owned());
-        let mut fields = behind.iter().flat_map(|behind| behind.split(' '));
-        fields
-            .nth(1)
-            .is_some_and(|field| field == parent.to_string())
-    };
+    let is_child = |pid: &u32| stat(*pid).is_some_and(|(_, of)| of == parent.to_string());
     pids.filter(is_child).collect()
+}
+
+/// One that nobody waits for stays as a zombie.
+fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|(state, _)| state != "Z")
+}
+
+/// The state of a process, and its parent.
+fn stat(pid: u32) -> Option<(String, String)> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // They are behind the name of the program.
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ').map(str::to_owned);
+    Some((fields.next()?, fields.next()?))
 }

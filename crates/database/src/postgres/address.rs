@@ -18,6 +18,9 @@ use super::{password_file, tls};
 /// How long the server may take to be reached, and to say that it is still there.
 const REACHED_WITHIN: Duration = Duration::from_secs(10);
 
+/// As long as a process waits for others in SQLite; a server that fails over takes less.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Where a database is.
 pub(super) struct Address {
     pub(super) config: Config,
@@ -25,6 +28,8 @@ pub(super) struct Address {
     pub(super) tls: Option<ClientConfig>,
     /// For messages.
     pub(super) place: String,
+    /// How long others may be faster, or the server be away, until that is an error.
+    pub(super) patience: Duration,
 }
 
 /// The options that are ours and not the client's.
@@ -95,7 +100,12 @@ impl Address {
         if config.get_application_name().is_none() {
             config.application_name("sealdisk");
         }
-        Ok(Self { config, tls, place })
+        Ok(Self {
+            config,
+            tls,
+            place,
+            patience: PATIENCE,
+        })
     }
 }
 

@@ -9,6 +9,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::address::Address;
 use super::schema::Schema;
@@ -16,7 +17,7 @@ use super::session::{About, Connected, Session};
 use crate::connection::Database;
 use crate::engine::{Engine, Mode};
 use crate::error::{Error, ErrorKind};
-use crate::patience::{PATIENCE, Patience};
+use crate::patience::Patience;
 use crate::row::Row;
 use crate::value::Value;
 
@@ -97,7 +98,7 @@ impl Postgres {
 
     /// Does something outside of a transaction, again when that may help.
     fn repeat<T>(&self, attempt: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
-        let mut patience = Patience::of(PATIENCE);
+        let mut patience = Patience::of(self.patience());
         loop {
             let done = attempt();
             match done {
@@ -140,7 +141,7 @@ impl Postgres {
 
     /// Whether the transaction that a lost connection was to commit has counted.
     fn outcome(&self, lost: &About) -> Result<bool, Error> {
-        let mut patience = Patience::of(PATIENCE);
+        let mut patience = Patience::of(self.patience());
         loop {
             match self.ask_outcome(lost) {
                 Err(error) if error.kind() == ErrorKind::Lost && patience.wait() => {}
@@ -309,6 +310,10 @@ impl Engine for Postgres {
 
     fn is_repeatable(&self) -> bool {
         self.is_repeatable.get()
+    }
+
+    fn patience(&self) -> Duration {
+        self.address.patience
     }
 }
 

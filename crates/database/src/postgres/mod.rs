@@ -30,6 +30,10 @@ use session::Connected;
 pub fn open(url: &str, schema: &Schema) -> Result<Database, OpenError> {
     let what = schema.what;
     let address = Address::parse(url).map_err(|why| OpenError::Address { what, why })?;
+    open_at(address, schema)
+}
+
+fn open_at(address: Address, schema: &Schema) -> Result<Database, OpenError> {
     let address = Arc::new(address);
     let connected = Connected::to(&address);
     let connected = connected.map_err(|source| schema.failed(&address.place, source))?;

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, ToSql, ffi, params_from_iter};
@@ -44,11 +45,7 @@ impl Engine for Sqlite {
         }
         let head = Arc::new(Head {
             sql: sql.into(),
-            columns: statement
-                .column_names()
-                .into_iter()
-                .map(String::from)
-                .collect(),
+            columns: statement.column_names().map(String::from).collect(),
         });
         let sqlite = |error: rusqlite::Error| failed(&error);
         let mut rows = statement.query(params_from_iter(values)).map_err(sqlite)?;
@@ -98,6 +95,10 @@ impl Engine for Sqlite {
     fn is_repeatable(&self) -> bool {
         // Whoever changes something has waited for the one before, and is alone.
         false
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::ZERO
     }
 }
 

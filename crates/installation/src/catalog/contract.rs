@@ -31,6 +31,14 @@ impl Place {
         }
     }
 
+    /// A schema of a server.
+    pub(crate) fn on(server: &PostgresServer) -> Self {
+        Self {
+            url: Some(server.new_schema()),
+            ..Self::file()
+        }
+    }
+
     /// The catalog there, which can be open many times.
     pub(crate) fn catalog(&self) -> DatabaseCatalog {
         match &self.url {
@@ -59,10 +67,6 @@ impl Place {
 pub(crate) fn on_each(test: impl Fn(&Place)) {
     test(&Place::file());
     if let Some(server) = PostgresServer::shared() {
-        let url = Some(server.new_schema());
-        test(&Place {
-            url,
-            ..Place::file()
-        });
+        test(&Place::on(server));
     }
 }

@@ -8,12 +8,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use test_support::postgres::PostgresServer;
 
 use super::*;
 use crate::tests::POSTGRES as SCHEMA;
-use crate::{Connection, Error, ErrorKind, Mode, params};
+use crate::{Connection, Error, ErrorKind, Held, Mode, params};
 
 /// Of which the first step is that of [`SCHEMA`].
 const NEWER: Schema = Schema {
@@ -28,6 +29,13 @@ const BROKEN: Schema = Schema {
 fn add(db: &Connection, id: i64) -> Result<u64, Error> {
     let name = id.to_string();
     db.execute("INSERT INTO parents VALUES (?, ?)", params![id, name])
+}
+
+/// The database for somebody who waits a second only.
+fn open_impatient(url: &str) -> Database {
+    let mut address = Address::parse(url).unwrap();
+    address.patience = Duration::from_secs(1);
+    open_at(address, &SCHEMA).unwrap()
 }
 
 fn count(db: &Connection) -> i64 {
@@ -104,7 +112,7 @@ fn a_server_that_is_started_again_is_used_on() {
         end(&server);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                std::thread::sleep(std::time::Duration::from_millis(300));
+                std::thread::sleep(Duration::from_millis(300));
                 server.run();
             });
             add(&db, id).unwrap();
@@ -130,11 +138,33 @@ fn a_server_that_is_started_again_is_used_on() {
         db.transaction(Mode::Read, |db| Ok::<_, Error>(count(db)))
             .unwrap();
     }
+}
+
+#[test]
+fn a_server_that_stays_away_is_told() {
+    let Some(server) = PostgresServer::start(&["fsync=off"]) else {
+        return;
+    };
+    let db = open_impatient(&server.new_schema());
+    add(&db, 1).unwrap();
     server.kill();
-    let lost = add(&db, 9).unwrap_err();
-    assert_eq!(lost.kind(), ErrorKind::Lost, "{lost}");
+    let mut attempts = 0;
+    let lost = [
+        add(&db, 2).unwrap_err(),
+        db.value::<i64>("SELECT 1", &[]).unwrap_err(),
+        Held::begin(&db, Mode::Alone).err().unwrap(),
+        db.transaction(Mode::Write, |_| {
+            attempts += 1;
+            Ok::<_, Error>(())
+        })
+        .unwrap_err(),
+    ];
+    for lost in lost {
+        assert_eq!(lost.kind(), ErrorKind::Lost, "{lost}");
+    }
+    assert_eq!(attempts, 0);
     server.run();
-    assert_eq!(count(&db), 3);
+    assert_eq!(count(&db), 1);
 }
 
 /// Kills the server again and again while somebody adds: what is said to be there is there, and nothing else is.
@@ -157,9 +187,7 @@ fn what_becomes_of_a_commit_is_known_whenever_the_server_dies() {
             (db, next - 1)
         });
         for round in 0..test_support::times("SEALDISK_DEATHS", 10) {
-            std::thread::sleep(std::time::Duration::from_micros(u64::from(
-                50_000 + round * 777,
-            )));
+            std::thread::sleep(Duration::from_micros(u64::from(50_000 + round * 777)));
             server.kill();
             server.run();
         }
@@ -258,7 +286,7 @@ fn what_has_become_of_a_commit_is_not_made_up_when_nobody_tells() {
     };
     let dir = tempfile::tempdir().unwrap();
     let (url, what) = proxy(&server.new_schema(), &server, dir.path());
-    let db = open(&url, &SCHEMA).unwrap();
+    let db = open_impatient(&url);
     *what.lock().unwrap() = Commit::Swallow;
     let mut attempts = 0;
     let done = db.transaction(Mode::Write, |db| {

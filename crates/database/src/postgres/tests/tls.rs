@@ -91,7 +91,7 @@ fn a_server_shows_who_it_is_and_lets_in_whom_it_knows() {
         open(&url, &SCHEMA)
     };
     // The server takes a moment to read its new settings.
-    let mut patience = crate::patience::Patience::of(crate::patience::PATIENCE);
+    let mut patience = crate::patience::Patience::of(Duration::from_secs(30));
     let by_password = format!("sslrootcert={root}&passfile={right}");
     let db = loop {
         match connect("bypassword@localhost", &by_password) {

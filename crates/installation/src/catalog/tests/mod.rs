@@ -2,6 +2,9 @@ use database::{Row, Value};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+mod names;
+mod server;
+
 use super::contract::on_each;
 use super::*;
 use crate::envelope::ResourceKind;
@@ -340,7 +343,7 @@ fn a_catalog_of_version_1_keeps_its_sets_and_disks() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("catalog.db");
     let db = rusqlite::Connection::open(&path).unwrap();
-    let version_1 = include_str!("version-1.sql");
+    let version_1 = include_str!("../version-1.sql");
     db.execute_batch(version_1).unwrap();
     drop(db);
     let catalog = DatabaseCatalog::open(&path).unwrap();
