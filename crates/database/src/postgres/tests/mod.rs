@@ -167,6 +167,77 @@ fn a_server_that_stays_away_is_told() {
     assert_eq!(count(&db), 1);
 }
 
+#[test]
+fn a_database_that_is_read_only_is_told_from_others() {
+    let Some(server) = PostgresServer::shared() else {
+        return;
+    };
+    let url = server.new_schema();
+    let db = open(&url, &SCHEMA).unwrap();
+    let read_only = format!("{url}%20-c%20default_transaction_read_only%3Don");
+    let refused = open(&read_only, &SCHEMA).err().unwrap();
+    let is_read_only = |error: &Error| error.kind() == ErrorKind::ReadOnly;
+    assert!(
+        matches!(&refused, OpenError::Engine { source, .. } if is_read_only(source)),
+        "{refused}"
+    );
+    db.execute("SET default_transaction_read_only = on", &[])
+        .unwrap();
+    let refused = add(&db, 1).unwrap_err();
+    assert!(is_read_only(&refused), "{refused}");
+    assert_eq!(count(&db), 0);
+}
+
+#[test]
+fn what_is_committed_is_durable_whatever_the_server_is_set_to() {
+    let Some(server) = PostgresServer::shared() else {
+        return;
+    };
+    for (setting, expected) in [("off", "on"), ("local", "local")] {
+        let url = format!(
+            "{}%20-c%20synchronous_commit%3D{setting}",
+            server.new_schema()
+        );
+        let db = open(&url, &SCHEMA).unwrap();
+        let sql = "SELECT current_setting('synchronous_commit')";
+        assert_eq!(db.the_value::<String>(sql, &[]).unwrap(), expected);
+    }
+}
+
+/// Ends the connection of a client.
+fn cut_off(db: &Database, other: &Database) {
+    let pid = db.the_value::<i64>("SELECT pg_backend_pid()", &[]).unwrap();
+    let is_there = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid = ?";
+    while other.the_value::<i64>(is_there, params![pid]).unwrap() > 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn who_connects_anew_finds_what_was_there_or_nothing() {
+    let Some(server) = PostgresServer::shared() else {
+        return;
+    };
+    let url = server.new_schema();
+    let name = url.rsplit_once("%3D").unwrap().1;
+    let (db, other) = (open(&url, &SCHEMA).unwrap(), open(&url, &SCHEMA).unwrap());
+    cut_off(&db, &other);
+    add(&db, 1).unwrap();
+    drop(open(&url, &NEWER).unwrap());
+    add(&db, 2).unwrap();
+    cut_off(&db, &other);
+    let newer = add(&db, 3).unwrap_err();
+    assert!(
+        newer.to_string().contains("has schema version 2"),
+        "{newer}"
+    );
+    server.sql(&format!("DROP SCHEMA {name} CASCADE; CREATE SCHEMA {name}"));
+    let gone = add(&db, 3).unwrap_err();
+    assert!(gone.to_string().contains("is not there any more"), "{gone}");
+    let tables = format!("SELECT count(*) FROM pg_tables WHERE schemaname = '{name}'");
+    assert_eq!(server.sql(&tables), "0");
+}
+
 /// Kills the server again and again while somebody adds: what is said to be there is there, and nothing else is.
 #[test]
 fn what_becomes_of_a_commit_is_known_whenever_the_server_dies() {
