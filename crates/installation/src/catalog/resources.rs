@@ -82,7 +82,7 @@ pub(super) fn named(
     let mut names = names.to_vec();
     names.sort_unstable();
     names.dedup();
-    db.transaction(Mode::Read, |db| {
+    let find_all = |db: &Connection| {
         let mut found = Vec::new();
         for names in names.chunks(NAMES) {
             // The last one stands for those that are missing.
@@ -93,7 +93,12 @@ pub(super) fn named(
             found.append(&mut find(db, &named_condition(), &values)?);
         }
         Ok(found)
-    })
+    };
+    match names.len() <= NAMES {
+        true => find_all(db),
+        // What several statements find is of one moment, too.
+        false => db.transaction(Mode::Read, |db| find_all(db)),
+    }
 }
 
 /// What is under a set, or under the platform-managed key.
