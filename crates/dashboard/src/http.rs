@@ -13,6 +13,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request, StatusCode, Uri};
 use serde_json::json;
+use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use url::form_urlencoded;
@@ -21,7 +22,7 @@ use web::{Answer, Service, answer};
 use zeroize::Zeroizing;
 
 use crate::access::{Guesses, Hosts, PAUSE, SESSION_LIFETIME, Sessions, Token};
-use crate::data::{Shared, open};
+use crate::data::{Part, Shared, open};
 use crate::page::Pages;
 use disks::des::Loss;
 
@@ -154,8 +155,8 @@ impl Dashboard {
                 refused
             }
             "/" => self.pages.main.answer(StatusCode::OK),
-            "/api/state" => self.state(request.uri()),
-            "/api/live" => self.live(request.uri()),
+            "/api/state" => self.state(request.uri()).await,
+            "/api/live" => self.live(request.uri()).await,
             "/api/timeline" => self.timeline(request.uri()),
             "/api/what-if" => self.what_if(request.uri()).await,
             _ => said(StatusCode::NOT_FOUND, "there is nothing\n"),
@@ -246,16 +247,16 @@ impl Dashboard {
         }
     }
 
-    fn state(&self, uri: &Uri) -> Answer {
-        self.shared.is_asked();
+    async fn state(&self, uri: &Uri) -> Answer {
+        self.shared.is_asked_for(Part::State).await;
         let since = parameter(uri, "since").unwrap_or_default();
         let content = self.shared.content();
         json_answer(serde_json::to_vec(&content.state.since(&since)))
     }
 
     /// Rows that have changed, and the sums behind a number.
-    fn live(&self, uri: &Uri) -> Answer {
-        self.shared.is_asked();
+    async fn live(&self, uri: &Uri) -> Answer {
+        self.shared.is_asked_for(Part::Rows).await;
         let since = parameter(uri, "since").unwrap_or_default();
         let after: u64 = number(uri, "after");
         let content = self.shared.content();
@@ -266,6 +267,7 @@ impl Dashboard {
             "rows": content.live.since(&since),
             "totals": totals,
             "last": last,
+            "now": OffsetDateTime::now_utc().unix_timestamp(),
         });
         drop(content);
         json_answer(serde_json::to_vec(&answered))
@@ -284,6 +286,7 @@ impl Dashboard {
             Ok(loss) => loss,
             Err(why) => return said(StatusCode::BAD_REQUEST, why),
         };
+        self.shared.is_asked_for(Part::State).await;
         let dependencies = self.shared.content().dependencies.clone();
         let Some(dependencies) = dependencies else {
             return said(StatusCode::SERVICE_UNAVAILABLE, "nothing was seen yet\n");

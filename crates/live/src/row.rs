@@ -127,7 +127,7 @@ impl Standing {
 
 impl DiskRow {
     /// One of which nothing is known yet but that it is there.
-    pub(crate) fn unknown(id: Uuid, socket: PathBuf) -> Self {
+    pub fn unknown(id: Uuid, socket: PathBuf) -> Self {
         Self {
             id,
             name: String::new(),
