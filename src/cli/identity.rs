@@ -180,6 +180,18 @@ impl Tabular for IdentityView<'_> {
         "created",
     ];
 
+    const FIELDS: &'static [&'static str] = &[
+        "name",
+        "type",
+        "principalId",
+        "clientId",
+        "hasSecret",
+        "secretEnds",
+        "secretEnded",
+        "application",
+        "created",
+    ];
+
     fn cells(&self) -> Vec<String> {
         let ends = time_cell(self.secret_ends);
         vec![

@@ -126,6 +126,28 @@ fn each_format_has_the_same_result() {
     );
 }
 
+/// Without a query too each field has its place, whatever there is to say of a disk.
+#[test]
+fn columns_between_tabs_are_those_of_every_row() {
+    let host = host();
+    let columns = |rows: &str| -> Vec<Vec<String>> {
+        let fields = |row: &str| row.split('\t').map(str::to_owned).collect();
+        rows.lines().map(fields).collect()
+    };
+    let before = columns(&host.text("disk list -o tsv"));
+    std::fs::write(host.files("web2").header, "no header").unwrap();
+    let rows = columns(&host.text("disk list -o tsv"));
+    let states: Vec<_> = rows.iter().map(|row| row[3].as_str()).collect();
+    assert_eq!(states, ["Unattached", "Damaged"]);
+    let directory = |row: &Vec<String>| row.iter().position(|field| field.starts_with('/'));
+    for row in before.iter().chain(&rows) {
+        assert_eq!(row.len(), before[0].len(), "{row:?}");
+        assert_eq!(directory(row), directory(&before[0]), "{row:?}");
+    }
+    let chosen = columns(&host.text("disk list --query [?name=='web1'] -o tsv"));
+    assert_eq!(chosen, [rows[0].clone()]);
+}
+
 #[test]
 fn a_query_is_made_before_the_result_is_printed_by_every_command() {
     let host = host();

@@ -32,7 +32,8 @@ const JSON: &str = "application/json";
 /// What is said to whoever is not let in, whatever they ask for.
 const LOG_IN: &str = "log in\n";
 /// What is said to who shows a wrong token after many others, whatever they ask for.
-const TOO_MANY: &str = "there were too many wrong tokens, and this is another one: wait some seconds\n";
+const TOO_MANY: &str =
+    "there were too many wrong tokens, and this is another one: wait some seconds\n";
 /// Bytes of a form.
 const MAX_FORM: usize = 8 * 1024;
 /// How long a client may take to send one.

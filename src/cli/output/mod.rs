@@ -27,6 +27,9 @@ pub(super) use query::Query;
 pub trait Tabular: Serialize {
     /// Column headings.
     const COLUMNS: &'static [&'static str];
+    /// All fields that its JSON may have, in their order, where some are left out of it that have nothing to say: with
+    /// `-o tsv` each is a column.
+    const FIELDS: &'static [&'static str] = &[];
     /// One cell for each heading.
     fn cells(&self) -> Vec<String>;
 }
@@ -75,7 +78,11 @@ impl Output {
     /// As [`Output::show`].
     pub fn list<T: Tabular>(&self, views: &[T]) -> Result<(), CliError> {
         if !self.is_for_people() {
-            return self.result(&value(&views)?);
+            let mut whole = value(&views)?;
+            if self.format == OutputFormat::Tsv {
+                tsv::complete(&mut whole, T::FIELDS);
+            }
+            return self.result(&whole);
         }
         let rows = views.iter().map(Tabular::cells).collect();
         self.text(&table::rows(T::COLUMNS, rows, table::terminal_width()))
@@ -106,11 +113,22 @@ impl Output {
     /// When stdout cannot be written, also because its reader went away: there may be no end of
     /// lines to come. When the query does not fit.
     pub fn event(&self, line: &str) -> io::Result<()> {
+        self.event_with(line, &[])
+    }
+
+    /// The same for one that may have these fields ([`Tabular::FIELDS`]).
+    ///
+    /// # Errors
+    /// As [`Output::event`].
+    pub fn event_with(&self, line: &str, fields: &[&str]) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         if self.query.is_none() && (self.format.is_json() || self.is_for_people()) {
             return writeln!(stdout, "{line}").and_then(|()| stdout.flush());
         }
-        let whole: Value = serde_json::from_str(line)?;
+        let mut whole: Value = serde_json::from_str(line)?;
+        if self.format == OutputFormat::Tsv {
+            tsv::complete(&mut whole, fields);
+        }
         let refused = |error: CliError| io::Error::other(error.message);
         let found = match &self.query {
             Some(query) => query.find(&whole),
@@ -136,6 +154,25 @@ impl Output {
         }
         stdout.flush()?;
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Refuses a query that is meant for a list where each thing is printed by itself: it would find nothing in any.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check_query_of_each(&self, like: &str) -> Result<(), CliError> {
+        let Some(query) = &self.query else {
+            return Ok(());
+        };
+        let one: Value = serde_json::from_str(like).unwrap_or_default();
+        let finds = |found: Result<Value, CliError>| found.is_ok_and(|found| !found.is_null());
+        if !finds(query.find(&one)) && finds(query.find(&Value::Array(vec![one]))) {
+            return Err(CliError::usage(format!(
+                "the query is for a list, and is made of each line by itself here: 'event' finds what '[].event' would. This \
+                 is an example of a line: {like}"
+            )));
+        }
+        Ok(())
     }
 
     /// Refuses a query that finds nothing in a line like those that come: nothing would ever be printed.

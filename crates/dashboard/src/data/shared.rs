@@ -282,7 +282,10 @@ mod tests {
         assert!(shown(&shared)["alarms"].is_null());
         assert_eq!(shared.content().totals.len(), 1, "they say when they were");
         see(&shared, before);
-        assert!(shown(&shared)["alarms"].is_null(), "it was looked at before");
+        assert!(
+            shown(&shared)["alarms"].is_null(),
+            "it was looked at before"
+        );
         see(&shared, shared.returns());
         assert!(!shown(&shared)["alarms"].is_null());
     }

@@ -360,10 +360,7 @@ fn what_a_loss_would_stop_is_told_without_opening_a_vault() {
     let cut = blind.without(installation, &Loss::Key(url("l"))).unwrap();
     assert_eq!(cut.safety.safe_to_disable, SafeToDisable::Unknown);
     let cut = blind.without(installation, &Loss::Vault("empty".into()));
-    assert_eq!(
-        cut.unwrap().safety.safe_to_disable,
-        SafeToDisable::Unknown
-    );
+    assert_eq!(cut.unwrap().safety.safe_to_disable, SafeToDisable::Unknown);
 }
 
 #[test]
