@@ -243,6 +243,22 @@ fn a_secret_that_would_not_be_printed_is_not_made() {
         }
     }
     assert_eq!(host.text("identity list --query [].name -o tsv"), "made\n");
+    // What is lost all the same is told with what to do, a reader that goes away too.
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Stdio::from(writer)
+    };
+    let full = || Stdio::from(std::fs::File::create("/dev/full").unwrap());
+    for (name, stdout) in [("lost1", full()), ("lost2", closed())] {
+        let create = ["identity", "create", name, "-o", "json"];
+        let run = host.command(&create).stdout(stdout).output().unwrap();
+        assert_eq!(run.status.code(), Some(1), "{run:?}");
+        let said = String::from_utf8_lossy(&run.stderr);
+        let remedy = format!("identity reset-secret {name}");
+        assert!(said.contains(&remedy), "{said}");
+        host.ok(&["identity", "reset-secret", name]);
+    }
     let secret = host.text("identity create one --query secret -o tsv");
     assert!(secret.trim().len() > 20, "{secret}");
     let both = host.text("identity create two --query [principalId,secret] -o tsv");

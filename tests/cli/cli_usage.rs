@@ -85,7 +85,18 @@ fn a_name_that_is_nearly_right_is_suggested() {
     host.ok("disk create boot1 --size 1MiB");
     host.ok("disk create data-web --size 1MiB");
     host.ok("snapshot create snap-1 --source boot1");
+    host.ok("keyvault key create mykey --vault-name vault1");
     for (line, code, meant) in [
+        (
+            "keyvault key show myky --vault-name vault1",
+            "KeyNotFound",
+            "did you mean 'mykey'?",
+        ),
+        (
+            "keyvault key delete mykye --vault-name vault1 --yes",
+            "KeyNotFound",
+            "did you mean 'mykey'?",
+        ),
         (
             "disk show bot1",
             "ResourceNotFound",

@@ -57,6 +57,7 @@ pub use permission::{KeyPermission, Permissions};
 pub use private_keys::{
     KeyType, NewPrivateKey, PrivateKey, PrivateKeyId, PrivateKeys, SoftwareKeys,
 };
+pub use refusal::MissingKey;
 pub use rotation::{
     LifetimeAction, Period, RotationAction, RotationActionKind, RotationAttributes, RotationPolicy,
     RotationTrigger,

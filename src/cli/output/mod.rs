@@ -38,11 +38,17 @@ pub trait Tabular: Serialize {
 pub struct Output {
     format: OutputFormat,
     query: Option<Query>,
+    /// What to do when a result could not be written that nobody keeps.
+    remedy: Option<String>,
 }
 
 impl Output {
     pub(super) fn new(format: OutputFormat, query: Option<Query>) -> Self {
-        Self { format, query }
+        Self {
+            format,
+            query,
+            remedy: None,
+        }
     }
 
     /// Whether a result is read by people as it is: a command may say it in its own words then.
@@ -56,6 +62,19 @@ impl Output {
     /// When stdout cannot be written; a reader that went away is no error. When the query does not fit the result.
     pub fn show<T: Serialize>(&self, view: &T) -> Result<(), CliError> {
         self.result(&value(view)?)
+    }
+
+    /// The same for what is printed once and kept by nobody: that its reader went away is an error too, and `remedy` says
+    /// what to do when it could not be printed.
+    ///
+    /// # Errors
+    /// As [`Output::show`].
+    pub fn show_once<T: Serialize>(&self, view: &T, remedy: String) -> Result<(), CliError> {
+        let once = Self {
+            remedy: Some(remedy),
+            ..Self::new(self.format, self.query.clone())
+        };
+        once.show(view)
     }
 
     /// Whether what will be printed of a result like this one has `part` in it, whole: not with `-o none`, nor where a query
@@ -336,13 +355,15 @@ impl Output {
         }
         let mut stdout = io::stdout().lock();
         let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
-        match written {
-            // The command has done its work; that nobody reads on is no failure of it.
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(CliError::new(
-                "OutputError",
-                format!("cannot write the result to stdout: {e}"),
+        let fail = |why: String| Err(CliError::new("OutputError", why));
+        match (written, &self.remedy) {
+            (Ok(()), _) => Ok(()),
+            (Err(e), Some(remedy)) => fail(format!(
+                "the command is done, but its result cannot be written to stdout ({e}), and is kept nowhere; {remedy}"
             )),
-            _ => Ok(()),
+            // The command has done its work; that nobody reads on is no failure of it.
+            (Err(e), None) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            (Err(e), None) => fail(format!("cannot write the result to stdout: {e}")),
         }
     }
 }

@@ -85,13 +85,12 @@ fn verdict(alarms: &[Alarm]) -> Result<(), CliError> {
     let Some(worst) = alarms.iter().map(|alarm| alarm.severity).max() else {
         return Ok(());
     };
+    let said = format!("{}; docs/alarms.md says what to do", counted(alarms));
     Err(CliError {
-        code: ALARMS.into(),
-        message: format!("{}; docs/alarms.md says what to do", counted(alarms)),
         status: match worst {
             Severity::Warning => 1,
             Severity::Critical => 2,
         },
-        not_found: None,
+        ..CliError::new(ALARMS, said)
     })
 }
