@@ -9,6 +9,7 @@
 //! STATE_DIR/disks/NAME/{header,LAYER.data,LAYER.map}
 //! ```
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -57,12 +58,28 @@ impl Installation {
     /// # Errors
     /// [`InstallationError::Missing`], and as [`Installation::open`].
     pub fn open_existing(state_dir: &Path) -> Result<Self, InstallationError> {
-        let catalog = state_dir.join("catalog.db");
-        if catalog.symlink_metadata().is_err() && left_of(&catalog).is_none() {
-            let path = state_dir.into();
-            return Err(InstallationError::Missing { path });
+        match Self::is_there(state_dir)? {
+            true => Self::open(state_dir),
+            false => Err(InstallationError::Missing {
+                path: state_dir.into(),
+            }),
         }
-        Self::open(state_dir)
+    }
+
+    /// Whether there is an installation in a directory, or what is left of one.
+    ///
+    /// # Errors
+    /// [`InstallationError::Directory`]: this user may not look, which is not to be taken for none.
+    pub fn is_there(state_dir: &Path) -> Result<bool, InstallationError> {
+        let catalog = state_dir.join("catalog.db");
+        match catalog.symlink_metadata() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(left_of(&catalog).is_some()),
+            Err(source) => Err(InstallationError::Directory {
+                path: state_dir.into(),
+                source,
+            }),
+        }
     }
 
     /// Whether this program can open the installation, in which nothing is changed.
@@ -325,6 +342,21 @@ mod tests {
         let is_lost =
             |error| matches!(error, InstallationError::Catalog(CatalogError::Lost { .. }));
         assert!(lost.is_err_and(is_lost));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        // What the system says of it is not that there is nothing.
+        let looked = Installation::open_existing(&file.join("state"));
+        let looked = looked.err().unwrap();
+        assert!(
+            matches!(looked, InstallationError::Directory { .. }),
+            "{looked}"
+        );
+        assert!(!Installation::is_there(dir.path()).unwrap());
     }
 
     #[test]

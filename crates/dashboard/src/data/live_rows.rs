@@ -103,8 +103,9 @@ pub(crate) async fn watch_disks(shared: Arc<Shared>, runtime_dir: PathBuf) {
         match watcher.look(&known).await {
             Ok(rows) => {
                 number += 1;
-                put(&shared, (number, returns), &rows);
-                ask_for_events(&shared, &rows, &mut events).await;
+                let own = own(&shared, &rows);
+                put(&shared, (number, returns), rows, &own);
+                ask_for_events(&shared, &own, &mut events).await;
             }
             Err(error) => put_unknown(&shared, returns, error),
         }
@@ -126,7 +127,15 @@ fn names(shared: &Shared) -> Option<HashMap<Uuid, String>> {
     Some(names.collect())
 }
 
-fn put(shared: &Shared, (number, returns): (u64, u64), rows: &[DiskRow]) {
+/// Those that are not known to be of another installation, which has the same runtime directory.
+fn own(shared: &Shared, rows: &[DiskRow]) -> Vec<DiskRow> {
+    let content = shared.content();
+    let is_own = |row: &&DiskRow| !content.elsewhere.contains(&row.id);
+    rows.iter().filter(is_own).cloned().collect()
+}
+
+/// Shows own disks, and keeps the answers of all.
+fn put(shared: &Shared, (number, returns): (u64, u64), all: Vec<DiskRow>, rows: &[DiskRow]) {
     let items: Vec<_> = rows
         .iter()
         .map(|row| item(&row.id.to_string(), &view(row)))
@@ -136,10 +145,9 @@ fn put(shared: &Shared, (number, returns): (u64, u64), rows: &[DiskRow]) {
     sum["time"] = Value::from(time);
     // Of one answer there is no rate: a sum of none would be drawn as nothing that is done.
     let has_rates = rows.is_empty() || rows.iter().any(|row| row.rates.is_some());
-    let rows = Arc::new(rows.to_vec());
     shared.put(Part::Rows, returns, |content| {
         content.live.put("rows", items);
-        content.rows = Some(Ok(rows));
+        content.rows = Some(Ok(Arc::new(all)));
         if has_rates {
             content.totals.push((number, sum));
         }
@@ -225,7 +233,7 @@ mod tests {
     fn no_row_is_left_when_the_attached_disks_cannot_be_found() {
         let shared = Shared::new();
         assert!(shared.content().rows.is_none(), "nobody was asked yet");
-        put(&shared, (1, 0), &[]);
+        put(&shared, (1, 0), Vec::new(), &[]);
         assert!(matches!(&shared.content().rows, Some(Ok(rows)) if rows.is_empty()));
         let row = [("d".to_owned(), Value::from("served"))];
         shared.content().live.put("rows", row);
@@ -248,10 +256,13 @@ mod tests {
         shared.content().totals.extend([old, new, wrong]);
         // It has answered once: that is no rate.
         let row = DiskRow::unknown(Uuid::nil(), "/nowhere".into());
-        put(&shared, (2, 0), &[row]);
+        put(&shared, (2, 0), vec![row.clone()], &[row.clone()]);
+        assert_eq!(own(&shared, &[row.clone()]).len(), 1);
+        shared.content().elsewhere.insert(row.id);
+        assert!(own(&shared, &[row]).is_empty(), "it is another one's");
         let totals = shared.content().totals.clone();
         assert_eq!(totals, [of(now - 5)], "not old, and the clock was wrong");
-        put(&shared, (3, 0), &[]);
+        put(&shared, (3, 0), Vec::new(), &[]);
         assert_eq!(shared.content().totals.len(), 2);
     }
 

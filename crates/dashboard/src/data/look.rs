@@ -1,6 +1,6 @@
 //! Looking at an installation, again and again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -68,6 +68,7 @@ pub(crate) fn look_again_and_again(
 struct Seen {
     sections: Vec<(&'static str, Vec<views::Item>)>,
     all: Dependencies,
+    elsewhere: HashSet<Uuid>,
 }
 
 /// What looks.
@@ -110,11 +111,17 @@ impl Looker {
         }
         let host = views::host(failure);
         self.shared.put(Part::State, returns, |content| {
-            if let Some(Seen { sections, all }) = seen {
+            if let Some(Seen {
+                sections,
+                all,
+                elsewhere,
+            }) = seen
+            {
                 for (name, items) in sections {
                     content.state.put(name, items);
                 }
                 content.dependencies = Some(Arc::new(all));
+                content.elsewhere = elsewhere;
             }
             content.state.put("host", [host]);
         });
@@ -146,6 +153,7 @@ impl Looker {
         Ok(Some(Seen {
             sections,
             all: seen,
+            elsewhere: facts.elsewhere.into_iter().collect(),
         }))
     }
 

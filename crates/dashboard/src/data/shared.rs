@@ -3,6 +3,7 @@
 //! While nobody asks nothing is looked at, and what was seen gets old: it is forgotten when somebody comes back, who is
 //! answered when it was looked at again.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::time::timeout_at;
+use uuid::Uuid;
 
 use super::store::Store;
 use super::timeline::Timeline;
@@ -79,6 +81,8 @@ pub(crate) struct Content {
     pub(crate) timeline: Timeline,
     /// Who depends on whom; nothing before the first look.
     pub(crate) dependencies: Option<Arc<Dependencies>>,
+    /// Attached disks of other installations that have the same runtime directory, as far as was seen.
+    pub(crate) elsewhere: HashSet<Uuid>,
     /// The parts that were seen since somebody came back.
     seen: Vec<Part>,
 }
@@ -92,6 +96,7 @@ impl Content {
             totals: Vec::new(),
             timeline: Timeline::new(),
             dependencies: None,
+            elsewhere: HashSet::new(),
             seen: Vec::new(),
         }
     }
@@ -101,6 +106,7 @@ impl Content {
         let before = std::mem::replace(self, Self::new());
         self.totals = before.totals;
         self.timeline = before.timeline;
+        self.elsewhere = before.elsewhere;
     }
 
     fn has(&self, part: Part) -> bool {
