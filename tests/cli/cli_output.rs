@@ -243,6 +243,10 @@ fn a_secret_that_would_not_be_printed_is_not_made() {
         }
     }
     assert_eq!(host.text("identity list --query [].name -o tsv"), "made\n");
+    // Nor is one that nobody would ever read.
+    let mut thrown_away = host.command(&["identity", "create", "other"]);
+    let run = thrown_away.stdout(Stdio::null()).output().unwrap();
+    assert_eq!(run.status.code(), Some(2), "{run:?}");
     // What is lost all the same is told with what to do, a reader that goes away too.
     let closed = || {
         let (reader, writer) = std::io::pipe().unwrap();

@@ -76,6 +76,10 @@ fn a_command_that_is_nearly_right_is_suggested() {
         assert!(said.contains(&format!("'{meant}'")), "{line}: {said}");
         assert!(said.contains("tip: "), "{line}: {said}");
     }
+    // The nearest comes first.
+    let said = host.refused("disk creat");
+    let (_, tip) = said.split_once("tip: ").unwrap();
+    assert_eq!(tip.split('\'').nth(1), Some("create"), "{said}");
 }
 
 #[test]

@@ -173,8 +173,7 @@ impl Dashboard {
         }
         let authorization = headers.get(AUTHORIZATION);
         let authorization = authorization.and_then(|value| value.to_str().ok());
-        let token = authorization.and_then(|value| value.strip_prefix("Bearer "));
-        match token {
+        match authorization.and_then(bearer) {
             Some(token) => self.guess(token).await,
             None => Guess::Wrong,
         }
@@ -321,6 +320,13 @@ enum Guess {
     TooMany,
 }
 
+/// The token of an `Authorization`, whose scheme may be written in any case (RFC 9110).
+fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+    is_bearer.then(|| token.trim())
+}
+
 fn loss_of(uri: &Uri) -> Result<Loss, &'static str> {
     if let Some(key) = parameter(uri, "key") {
         return Ok(Loss::Key(key));
@@ -387,6 +393,16 @@ mod tests {
         assert!(set.is_sensitive());
         let expected = "sealdisk-1=s; Path=/; Max-Age=60; HttpOnly; SameSite=Strict; Secure";
         assert_eq!(set.to_str().unwrap(), expected);
+    }
+
+    #[test]
+    fn a_token_follows_a_scheme_in_any_case() {
+        for written in ["Bearer t", "bearer t", "BEARER  t "] {
+            assert_eq!(bearer(written), Some("t"), "{written}");
+        }
+        for other in ["Basic t", "t", "Bearert"] {
+            assert_eq!(bearer(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod yaml;
 
 use std::io::{self, IsTerminal, Write};
 
+use rustix::fs::{FileType, major, minor};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -78,11 +79,14 @@ impl Output {
     }
 
     /// Whether what will be printed of a result like this one has `part` in it, whole: not with `-o none`, nor where a query
-    /// chooses something else. For what is printed once and kept by nobody.
+    /// chooses something else, nor where nothing that is printed is ever read. For what is printed once and kept by nobody.
     ///
     /// # Errors
     /// When the view is nothing that can be printed.
     pub fn has<T: Serialize>(&self, view: &T, part: &str) -> Result<bool, CliError> {
+        if is_thrown_away() {
+            return Ok(false);
+        }
         let Some(query) = &self.query else {
             return Ok(self.format != OutputFormat::None);
         };
@@ -384,6 +388,15 @@ fn value<T: Serialize>(view: &T) -> Result<Value, CliError> {
 
 fn unserialisable(error: serde_json::Error) -> CliError {
     CliError::new("OutputError", format!("cannot form the result: {error}"))
+}
+
+/// Whether stdout is `/dev/null`, as one that was closed is too.
+fn is_thrown_away() -> bool {
+    let stat = rustix::fs::fstat(io::stdout());
+    stat.is_ok_and(|stat| {
+        let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        is_device && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3)
+    })
 }
 
 /// Whether stdout shows colours, and nobody has said that they want none (no-color.org).
