@@ -108,18 +108,22 @@ fn warn_of_other_directory(context: &Context, runtime_dir: &Path) -> Result<(), 
     let attached = seen.unwrap_or_default();
     let attached = attached.iter().filter(|disk| disk.is_attached()).count();
     let dir = runtime_dir.display();
-    let said = match attached {
-        0 => return Ok(()),
-        1 => "a disk is attached".to_owned(),
-        many => format!("{many} disks are attached"),
+    let said = match (attached, runtime_dir.exists()) {
+        (0, true) => return Ok(()),
+        // Those of another user have another one.
+        (0, false) => {
+            format!("no disk was attached with the runtime directory {dir} yet: there is none")
+        }
+        (1, _) => format!("a disk is attached, but none with the runtime directory {dir}"),
+        (many, _) => {
+            format!("{many} disks are attached, but none with the runtime directory {dir}")
+        }
     };
-    let said = format!(
-        "{said}, but none with the runtime directory {dir}: give theirs with --runtime-dir"
-    );
-    match runtime_dir.exists() {
-        true => context.output.note(&format!("note: {said}")),
-        false => return Err(CliError::new("RuntimeDirUnreadable", said)),
+    let said = format!("{said}; --runtime-dir names another one");
+    if attached > 0 && !runtime_dir.exists() {
+        return Err(CliError::new("RuntimeDirUnreadable", said));
     }
+    context.output.note(&format!("note: {said}"));
     Ok(())
 }
 

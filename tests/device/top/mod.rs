@@ -85,10 +85,15 @@ fn a_table_of_the_wrong_directory_is_not_just_empty() {
         let said = String::from_utf8(run.stderr).unwrap();
         assert!(said.contains("a disk is attached, but none"), "{said}");
     }
-    // Where none is attached there is nothing to say.
+    // Where none is attached it is no error.
     let host = Host::new();
-    let run = host.run("top -b -n 1 --interval 0.5");
-    assert!(run.status.success() && run.stderr.is_empty(), "{run:?}");
+    let run = host.run("top -b -n 1 --interval 0.5 --runtime-dir /nonexistent");
+    assert!(run.status.success(), "{run:?}");
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert!(
+        said.starts_with("note: ") && said.contains("/nonexistent"),
+        "{said}"
+    );
     assert!(!host.state().exists(), "it made an installation");
 }
 
