@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use server::FrontReply;
 use uuid::Uuid;
 
-use crate::audit::recorded;
+use crate::audit::{recorded, recorded_write};
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::etag::{check_etag, with_etag};
@@ -118,7 +118,8 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         drop((lock, held));
         return imported(call, named, id);
     }
-    let operation = recorded(call, "ResourceWrite", &named.id(call), || {
+    let change = (before.as_ref(), &new);
+    let operation = recorded_write(call, &named.id(call), change, || {
         call.catalog().put_placement(&placed)?;
         let applied = call.changes.retrying(|| named.kind.apply(call, &new));
         match applied {

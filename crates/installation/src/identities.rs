@@ -4,6 +4,7 @@
 //! managed identities). The secret is 256 random bits, shown once and stored as its SHA-256.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,11 +15,13 @@ use zeroize::Zeroizing;
 use super::{Installation, InstallationError, retrying};
 use crate::catalog::{CatalogError, Change, IdentityOwner, IdentityRecord, Kind, Stored};
 use keys::{fill_random, sha256};
-use vault::audit::AuditRecord;
+use vault::audit::{AuditError, AuditRecord};
 use vault::{Caller, VaultError, VaultErrorCode};
 
 /// Random bytes of a secret.
 const SECRET_LEN: usize = 32;
+/// For how long tokens of an identity are counted where there is no room to record each.
+const TOKENS_COUNTED: Duration = Duration::from_secs(3600);
 /// The secret of an identity, to be handed to its owner once.
 pub struct IdentitySecret(Zeroizing<String>);
 
@@ -151,7 +154,9 @@ impl Installation {
         })
     }
 
-    /// Records that an identity is given a token, in answer to a request from `peer`.
+    /// Records that an identity is given a token, in answer to a request from `peer`. Where there is room for essential
+    /// records only, those of an identity and an address are counted, which takes next to none: who is to take access
+    /// away then has to log in.
     ///
     /// # Errors
     /// When it cannot be recorded; the token must not be given then.
@@ -162,7 +167,11 @@ impl Installation {
     ) -> Result<(), InstallationError> {
         let caller = Caller::remote(identity.object_id, peer);
         let record = identity_record("TokenIssue", identity, &caller);
-        Ok(self.audit_log()?.append(&record)?)
+        let log = self.audit_log()?;
+        match log.append(&record) {
+            Err(AuditError::Full) => Ok(log.append_counted(record, TOKENS_COUNTED)?),
+            recorded => Ok(recorded?),
+        }
     }
 
     /// The identity whose secret that is.

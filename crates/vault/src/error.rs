@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 use crate::audit::AuditError;
-use crate::sqlite::DatabaseError;
+use crate::sqlite::{DatabaseError, is_full};
 use keys::SealingError;
 
 /// The code of a refusal, named as Azure names it.
@@ -247,6 +247,20 @@ impl VaultError {
             message: format!("{what}: {source}"),
             source: Some(Box::new(source)),
         }
+    }
+
+    /// Whether the vault has failed because there is no room on its file system.
+    pub fn is_no_space(&self) -> bool {
+        let Some(source) = self.source.as_deref() else {
+            return false;
+        };
+        let database = source.downcast_ref::<DatabaseError>();
+        let audit = source.downcast_ref::<AuditError>();
+        source
+            .downcast_ref::<rusqlite::Error>()
+            .is_some_and(is_full)
+            || database.is_some_and(DatabaseError::is_no_space)
+            || audit.is_some_and(AuditError::is_no_space)
     }
 }
 

@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior,
 };
@@ -103,6 +104,31 @@ pub enum DatabaseError {
         #[source]
         source: rusqlite::Error,
     },
+}
+
+impl DatabaseError {
+    /// Whether there is no room on its file system.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Create { source, .. } => lacks_space(source),
+            Self::Sqlite { source, .. } => is_full(source),
+            Self::Foreign { .. } | Self::Version { .. } | Self::Reference { .. } => false,
+        }
+    }
+}
+
+/// Whether SQLite has found no room on the file system.
+pub fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        // The index of the write-ahead log, which is made when a database is opened.
+        error.code == ErrorCode::DiskFull || error.extended_code == SQLITE_IOERR_SHMSIZE
+    })
+}
+
+/// Whether a file operation has found no room on the file system.
+pub fn lacks_space(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 /// Opens the database at `path`, making it when there is none, with WAL journaling, a sync at every

@@ -427,3 +427,28 @@ fn a_server_that_is_killed_leaves_whole_disks_or_none() {
         }
     }
 }
+
+/// The server's file system has no file of that length, or it has: a disk is in a file.
+#[test]
+fn a_disk_that_is_too_large_for_the_file_system_is_a_wrong_parameter() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    client.ok(&format!("PUT {COMPUTE}/disks/there"), Some(&disk(1)));
+    for name in ["new", "there"] {
+        let put = format!("PUT {COMPUTE}/disks/{name}");
+        let answer = client.ask(&put, Some(&disk(65_536)));
+        if (200..300).contains(&answer.status) {
+            continue;
+        }
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "InvalidParameter"),
+            "{answer:?}"
+        );
+        let error = &answer.body["error"];
+        assert_eq!(error["target"], "properties.diskSizeGB");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("GiB") && !message.contains('/'), "{message}");
+    }
+}

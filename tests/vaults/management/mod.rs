@@ -21,6 +21,7 @@ mod locks;
 mod login;
 mod moves;
 mod network;
+mod no_space;
 mod operations;
 mod scale;
 mod sdk;

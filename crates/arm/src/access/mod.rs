@@ -23,7 +23,7 @@ pub use blob::{admit, granted, transfer};
 pub use error::BlobError;
 pub use image::image;
 pub use operator::{AccessUrl, grant, revoke};
-pub use policy::end_forbidden;
+pub use policy::{end_forbidden, forbids};
 pub use request::{Asked, BlobRequest, ByteRange, MAX_WRITTEN, Since, Ticket, is_transfer};
 pub use requests::below;
 pub use sessions::Sessions;

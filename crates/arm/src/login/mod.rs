@@ -190,6 +190,7 @@ fn access_token(
         site.issue(identity, resource, head.peer)
             .map_err(|error| match error.status.as_u16() {
                 400 => Refusal::new(400, "invalid_resource", 500011, error.message),
+                507 => Refusal::new(507, "temporarily_unavailable", 90033, error.message),
                 _ => failed(&error.message),
             })?;
     Ok(json!({

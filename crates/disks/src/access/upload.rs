@@ -1,7 +1,9 @@
 //! Writing the data of a disk in upload, on a thread of its own: a ring of io_uring is one thread's. What waits while
 //! it writes is made durable together.
 
+use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,12 +23,16 @@ use crate::resource::offline::open_existing;
 use installation::Installation;
 use installation::envelope::{Header, HeaderKey, Upload};
 use keys::{DekStack, KeyError, ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
+use vault::audit::Space;
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::store::LayerFile;
 
 /// Bytes that are encrypted and written at a time.
 const CHUNK: usize = 512 << 10;
 const SECTOR: u64 = 512;
+/// What uploads leave of the file system of the installation: whoever writes has nothing but a URL, and would take the
+/// room of the audit logs otherwise, without which that URL is not revoked.
+const LEFT: u64 = 64 << 20;
 
 /// A part of an upload that is to be written.
 pub enum Part {
@@ -61,6 +67,7 @@ pub struct Uploader {
     version: u64,
     keys: KeyWatch,
     claim: LayerFile,
+    state_dir: PathBuf,
     /// None when it is dropped.
     jobs: Option<Mutex<Sender<Job>>>,
     thread: Option<JoinHandle<()>>,
@@ -103,6 +110,7 @@ impl Uploader {
             size,
             version,
             claim,
+            state_dir: installation.state_dir().into(),
             jobs: Some(Mutex::new(jobs)),
             thread: Some(thread),
         })
@@ -126,6 +134,15 @@ impl Uploader {
     /// Whether its keys are still granted.
     pub fn keys(&self) -> &KeyWatch {
         &self.keys
+    }
+
+    /// Whether so many bytes can be written and leave the installation the room that it needs.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+        let is_elsewhere = device(self.disk.directory()) != device(&self.state_dir);
+        // What cannot be found out shows when it is written.
+        let lacks = |space: Space| space.available < LEFT + bytes;
+        is_elsewhere || !Space::at(&self.state_dir).is_ok_and(lacks)
     }
 
     /// Writes to the disk or its footer, in whole sectors. It is durable when this returns.

@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::record::Kind;
 use crate::envelope::ResourceKind;
-use vault::sqlite::DatabaseError;
+use vault::sqlite::{DatabaseError, is_full};
 
 /// Why the catalog refused or failed.
 #[derive(Debug, Error)]
@@ -161,6 +161,15 @@ impl CatalogError {
             Self::Damaged { .. } | Self::Copy { .. } | Self::Open(_) | Self::Sqlite(_) => {
                 "CatalogError"
             }
+        }
+    }
+
+    /// Whether there is no room on the file system of the catalog.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_no_space(),
+            Self::Sqlite(error) => is_full(error),
+            _ => false,
         }
     }
 }

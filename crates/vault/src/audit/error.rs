@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::sqlite::DatabaseError;
+use crate::sqlite::{DatabaseError, is_full, lacks_space};
 use keys::SealingError;
 
 /// Why a log could not be read or written.
@@ -86,6 +86,17 @@ impl AuditError {
             Self::SegmentTaken { .. } | Self::Export { .. } => "BadParameter",
             Self::Write(_) => "OutputError",
             _ => "AuditLogError",
+        }
+    }
+
+    /// Whether there is no room on the file system for what was to be recorded.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Open(error) => error.is_no_space(),
+            Self::Sqlite(error) => is_full(error),
+            Self::Io { source, .. } | Self::Write(source) => lacks_space(source),
+            _ => false,
         }
     }
 

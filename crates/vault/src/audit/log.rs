@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use super::AuditError;
 use super::archive::Archived;
 use super::chain::Chain;
+use super::intent::INTENT;
 use super::record::{AuditRecord, Counted};
 use super::seen::Seen;
 use super::space::Reserve;
@@ -63,15 +64,35 @@ pub struct AuditLog {
     reserve: Reserve,
 }
 
-/// What is recorded though the file system is full.
-const ESSENTIAL: [&str; 6] = [
+/// What is recorded though the file system is full: what takes something away from somebody, or makes room. Whoever fills
+/// the file system would keep it otherwise.
+const ESSENTIAL: [&str; 19] = [
+    "AccessRevoke",
+    "ApplicationDelete",
+    "ApplicationRemovePassword",
     "DekDestroy",
     "DekRestore",
+    "DeploymentCancel",
+    "DeploymentDelete",
+    "DiskEncryptionSetDelete",
     "DiskEncryptionSetRemoveIdentity",
-    "DiskEncryptionSetRemoveIdentityIntent",
+    "FederatedCredentialDelete",
     "IdentityDelete",
-    "IdentityDeleteIntent",
+    "IdentityResetSecret",
+    "LockDelete",
+    "ResourceDelete",
+    "ResourceGroupDelete",
+    "RoleAssignmentDelete",
+    "UserDeletePassword",
+    "UserSetPassword",
+    "VaultAccessPolicyWrite",
 ];
+
+/// Whether an operation, or the intent of one, is to be recorded though there is no room.
+pub(super) fn is_essential(operation: &str) -> bool {
+    let of = operation.strip_suffix(INTENT).unwrap_or(operation);
+    ESSENTIAL.contains(&of)
+}
 
 impl AuditLog {
     /// Opens the log `path`; the first call makes it, and the key file that has `.key` in the place
@@ -146,7 +167,8 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError`].
     pub fn append(&self, record: &AuditRecord) -> Result<(), AuditError> {
-        self.write(&record.event.operation, |chain, db| {
+        let operation = &record.event.operation;
+        self.write_as(operation, is_essential(operation), |chain, db| {
             chain.append(db, std::slice::from_ref(record))
         })
     }
@@ -163,15 +185,7 @@ impl AuditLog {
     }
 
     /// Writes to the log in one transaction, for that operation.
-    pub(super) fn write(
-        &self,
-        operation: &str,
-        write: impl FnOnce(&Chain, &Connection) -> Result<(), AuditError>,
-    ) -> Result<(), AuditError> {
-        self.write_as(operation, ESSENTIAL.contains(&operation), write)
-    }
-
-    fn write_as(
+    pub(super) fn write_as(
         &self,
         operation: &str,
         is_essential: bool,
@@ -216,6 +230,8 @@ impl AuditLog {
             window: Some(window),
         };
         let mut db = self.db();
+        // It takes little room however often it happens, so that it is not refused for want of that.
+        self.reserve.make_room(&db);
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.chain.append_counted(&transaction, &[record], now)?;
         transaction.commit()?;
