@@ -235,6 +235,11 @@ fn a_disk_is_refused_what_cannot_be() {
         ),
         (
             "new",
+            with(&|b| b["zones"] = json!(["1"])),
+            (400, "FeatureNotOffered"),
+        ),
+        (
+            "new",
             with(&|b| b["sku"]["name"] = json!("Fast")),
             (400, "InvalidParameter"),
         ),
