@@ -139,7 +139,8 @@ mod tests {
             takes_away(before.as_ref(), &put)
         };
         let (open, denied) = (json!({}), json!({"networkAccessPolicy": "DenyAll"}));
-        let disk = |exists, before, now: &Value| of(Kind::Disk, exists, before, now.clone(), json!({}));
+        let disk =
+            |exists, before, now: &Value| of(Kind::Disk, exists, before, now.clone(), json!({}));
         assert!(disk(true, None, &denied));
         assert!(disk(true, Some(open.clone()), &denied));
         assert!(!disk(true, Some(denied.clone()), &denied), "again");

@@ -288,7 +288,10 @@ impl From<DiskError> for ArmError {
         }
         if let Some(why) = error.refused_size() {
             let target = "properties.diskSizeGB";
-            return Self::parameter(target, format!("The size of the disk is not possible: {why}."));
+            return Self::parameter(
+                target,
+                format!("The size of the disk is not possible: {why}."),
+            );
         }
         match error {
             DiskError::Control(error) => error.into(),

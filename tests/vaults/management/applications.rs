@@ -266,7 +266,10 @@ fn who_has_no_role_sees_nobody_else() {
     let managed = Managed::new();
     let owner = managed.client(&managed.admin);
     let (made, _) = create_for_rbac(&owner, "pipeline");
-    let (id, app) = (made["id"].as_str().unwrap(), made["appId"].as_str().unwrap());
+    let (id, app) = (
+        made["id"].as_str().unwrap(),
+        made["appId"].as_str().unwrap(),
+    );
     let user = managed.user("somebody");
     let client = managed.client(&user);
     let by_id = format!("GET {PRINCIPALS}/{id}");
@@ -285,16 +288,17 @@ fn who_has_no_role_sees_nobody_else() {
     client.ok(&format!("GET {PRINCIPALS}/{}", user.object_id), None);
     // Whoever has one sees who the others are, as az needs it to show assignments.
     managed.host.ok("disk create d --size 1MiB");
-    let scope = format!(
-        "--scope {}/resourceGroups/default",
-        managed.subscription()
-    );
+    let scope = format!("--scope {}/resourceGroups/default", managed.subscription());
     grant(&managed, "somebody", "Reader", &scope);
     let client = managed.client(&user);
     assert_eq!(several(&client), 2);
     let shown = client.ok(&by_id, None);
     assert_eq!(shown["displayName"], "pipeline");
-    assert_eq!(shown["passwordCredentials"], json!([]), "of the subscription's");
+    assert_eq!(
+        shown["passwordCredentials"],
+        json!([]),
+        "of the subscription's"
+    );
     let shown = owner.ok(&by_id, None);
     assert_eq!(shown["passwordCredentials"].as_array().unwrap().len(), 1);
 }

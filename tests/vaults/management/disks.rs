@@ -454,6 +454,9 @@ fn a_disk_that_is_too_large_for_the_file_system_is_a_wrong_parameter() {
         let error = &answer.body["error"];
         assert_eq!(error["target"], "properties.diskSizeGB");
         let message = error["message"].as_str().unwrap();
-        assert!(message.contains("GiB") && !message.contains('/'), "{message}");
+        assert!(
+            message.contains("GiB") && !message.contains('/'),
+            "{message}"
+        );
     }
 }

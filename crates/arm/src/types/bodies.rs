@@ -25,7 +25,10 @@ pub fn refuse_unknown(body: &Value, known: &[&str], ignored: &[&str]) -> Result<
     for (name, value) in body.as_object().into_iter().flatten() {
         let is_known = BESIDE.iter().any(|known| known.eq_ignore_ascii_case(name));
         if !is_known && !asks_for_nothing(value) {
-            return Err(ArmError::not_offered(name, &format!("'{name}' of this resource")));
+            return Err(ArmError::not_offered(
+                name,
+                &format!("'{name}' of this resource"),
+            ));
         }
     }
     let Some(properties) = body.get("properties").and_then(Value::as_object) else {
@@ -132,7 +135,10 @@ mod tests {
         assert_eq!(error.target.as_deref(), Some("properties.a"));
         assert!(refuse_unknown(&json!({}), &[], &[]).is_ok());
         let beside = |body: Value| refuse_unknown(&body, &[], &[]).map_err(|error| error.target);
-        assert_eq!(beside(json!({"zones": [], "Tags": {"a": "b"}, "plan": null})), Ok(()));
+        assert_eq!(
+            beside(json!({"zones": [], "Tags": {"a": "b"}, "plan": null})),
+            Ok(())
+        );
         assert_eq!(beside(json!({"zones": ["1"]})), Err(Some("zones".into())));
     }
 

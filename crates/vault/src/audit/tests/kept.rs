@@ -47,7 +47,12 @@ fn what_takes_access_away_is_recorded_though_there_is_no_room() {
         assert!(is_essential(operation), "{operation}");
         assert!(is_essential(&format!("{operation}Intent")), "{operation}");
     }
-    for operation in ["AccessGrant", "ResourceWrite", "ResourceWriteIntent", "TokenIssue"] {
+    for operation in [
+        "AccessGrant",
+        "ResourceWrite",
+        "ResourceWriteIntent",
+        "TokenIssue",
+    ] {
         assert!(!is_essential(operation), "{operation}");
     }
 }
