@@ -170,6 +170,11 @@ impl From<VaultError> for ArmError {
         if error.is_no_space() {
             return Self::no_space(code, error);
         }
+        if error.lacks_files() {
+            log::error!("{error}");
+            let message = "The files of the key vault are not to be found; the server's log says where they should be.";
+            return Self::new(404, code, message);
+        }
         match error.code {
             Code::Forbidden
             | Code::KeyDisabled

@@ -106,6 +106,11 @@ impl From<VaultError> for ApiError {
         if error.is_no_space() {
             return Self::no_space(error);
         }
+        if error.lacks_files() {
+            log::error!("{error}");
+            let message = "the files of the key vault are not to be found; the server's log says where they should be";
+            return Self::new(StatusCode::NOT_FOUND, error.code.as_str(), message);
+        }
         let azure = error.code.azure();
         let throttle = error
             .source

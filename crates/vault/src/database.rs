@@ -50,10 +50,7 @@ impl VaultDatabase {
 
     fn of(db: Connection, path: &Path) -> Result<Self, VaultError> {
         let row = store::vault(&db)?.ok_or_else(|| {
-            VaultError::new(
-                VaultErrorCode::VaultNotFound,
-                format!("{} is the database of no vault", path.display()),
-            )
+            VaultError::no_files(format!("{} is the database of no vault", path.display()))
         })?;
         Ok(Self { db, row })
     }
@@ -213,11 +210,19 @@ impl VaultDatabase {
 }
 
 fn must_be_there(path: &Path) -> Result<(), VaultError> {
-    match path.exists() {
+    match is_there(path)? {
         true => Ok(()),
-        false => Err(VaultError::new(
-            VaultErrorCode::VaultNotFound,
-            format!("there is no {}", path.display()),
-        )),
+        false => Err(VaultError::no_files(format!(
+            "there is no {}",
+            path.display()
+        ))),
     }
+}
+
+/// Whether a file is there. One that cannot be looked at may be: it is not taken for gone.
+pub(crate) fn is_there(path: &Path) -> Result<bool, VaultError> {
+    path.try_exists().map_err(|source| {
+        let what = format!("{} cannot be looked at", path.display());
+        VaultError::caused(VaultErrorCode::Internal, what, source)
+    })
 }

@@ -1,5 +1,7 @@
 //! Errors of a vault, with the codes that the Azure Key Vault API uses.
 
+use std::io;
+
 use thiserror::Error;
 
 use crate::audit::AuditError;
@@ -247,6 +249,20 @@ impl VaultError {
             message: format!("{what}: {source}"),
             source: Some(Box::new(source)),
         }
+    }
+
+    /// A vault whose files are not to be found where `message` says, which is for the operator of the host alone.
+    pub(crate) fn no_files(message: String) -> Self {
+        Self {
+            code: VaultErrorCode::VaultNotFound,
+            message,
+            source: Some(Box::new(io::Error::from(io::ErrorKind::NotFound))),
+        }
+    }
+
+    /// Whether the files of a vault are not to be found, of which the message says where they should be.
+    pub fn lacks_files(&self) -> bool {
+        self.code == VaultErrorCode::VaultNotFound && self.source.is_some()
     }
 
     /// Whether the vault has failed because there is no room on its file system.

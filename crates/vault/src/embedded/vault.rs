@@ -15,6 +15,7 @@ use super::uses::note_use;
 use crate::audit::{AuditRecord, Chain, Finding, Reserve, Seen};
 use crate::bundle::KeyBundle;
 use crate::clock::Clock;
+use crate::database::is_there;
 use crate::master::{MasterKey, MasterPlace};
 use crate::private_keys::{PrivateKeys, SoftwareKeys};
 use crate::refusal;
@@ -141,16 +142,13 @@ impl EmbeddedVault {
         keys: Arc<dyn PrivateKeys>,
     ) -> Result<Self, VaultError> {
         let missing = || {
-            VaultError::new(
-                VaultErrorCode::VaultNotFound,
-                format!(
-                    "there is no key vault '{name}' in {}; restore the directory from a backup",
-                    dir.display()
-                ),
-            )
+            VaultError::no_files(format!(
+                "there is no key vault '{name}' in {}; restore the directory from a backup",
+                dir.display()
+            ))
         };
         let path = dir.join("vault.db");
-        if !path.exists() {
+        if !is_there(&path)? {
             return Err(missing());
         }
         Reserve::of(&path).release_if_full();
