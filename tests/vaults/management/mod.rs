@@ -25,6 +25,7 @@ mod no_space;
 mod operations;
 mod scale;
 mod sdk;
+mod transfer;
 mod upload;
 mod users;
 mod vaults;

@@ -5,6 +5,7 @@ use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -22,7 +23,7 @@ use crate::resource::key_watch::KeyWatch;
 use crate::resource::offline::open_existing;
 use installation::Installation;
 use installation::envelope::{Header, HeaderKey, Upload};
-use keys::{DekStack, KeyError, ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
+use keys::{DekStack, KeyError, ROOMY_STACK, sha256, spawn_with_keys, with_wiped_call_stack};
 use vault::audit::Space;
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::store::LayerFile;
@@ -68,6 +69,8 @@ pub struct Uploader {
     keys: KeyWatch,
     claim: LayerFile,
     state_dir: PathBuf,
+    /// How often it was written to by this one.
+    writes: AtomicU64,
     /// None when it is dropped.
     jobs: Option<Mutex<Sender<Job>>>,
     thread: Option<JoinHandle<()>>,
@@ -111,6 +114,7 @@ impl Uploader {
             version,
             claim,
             state_dir: installation.state_dir().into(),
+            writes: AtomicU64::new(0),
             jobs: Some(Mutex::new(jobs)),
             thread: Some(thread),
         })
@@ -121,9 +125,17 @@ impl Uploader {
         self.size
     }
 
-    /// Changes with what the disk is.
+    /// Changes with what the disk is, and with each write.
     pub fn version(&self) -> u64 {
-        self.version
+        let since = self.modified().duration_since(SystemTime::UNIX_EPOCH);
+        let modified = since.map_or(0, |since| since.as_nanos());
+        let writes = self.writes.load(Ordering::Acquire);
+        let mut all = self.version.to_le_bytes().to_vec();
+        all.extend(modified.to_le_bytes());
+        all.extend(writes.to_le_bytes());
+        let mut version = [0; 8];
+        version.copy_from_slice(&sha256(&all)[..8]);
+        u64::from_le_bytes(version)
     }
 
     /// When its data was changed last.
@@ -158,7 +170,9 @@ impl Uploader {
         let jobs = self.jobs.as_ref().ok_or_else(ended)?;
         let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         jobs.send(Job { at, part, done }).map_err(|_| ended())?;
-        outcome.recv().map_err(|_| ended())?
+        let outcome = outcome.recv().map_err(|_| ended())?;
+        self.writes.fetch_add(1, Ordering::AcqRel);
+        outcome
     }
 }
 
