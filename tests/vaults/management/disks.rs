@@ -460,3 +460,22 @@ fn a_disk_that_is_too_large_for_the_file_system_is_a_wrong_parameter() {
         );
     }
 }
+
+/// As SDKs send it, which leave out what is null.
+#[test]
+fn a_patch_takes_a_disk_out_of_its_set_and_into_it() {
+    let managed = Managed::new();
+    let client = with_set(&managed);
+    grant(&managed, &client);
+    let d = format!("{COMPUTE}/disks/d");
+    client.ok(&format!("PUT {d}"), Some(&under(&managed, disk(1), "des1")));
+    let encryption = |encryption: Value| json!({"properties": {"encryption": encryption}});
+    let set = id(&managed, "/diskEncryptionSets/des1");
+    let out = encryption(json!({"type": "EncryptionAtRestWithPlatformKey"}));
+    let into = encryption(json!({"diskEncryptionSetId": set}));
+    for (patch, wanted) in [(out, Value::Null), (into, json!(set))] {
+        let changed = client.ok(&format!("PATCH {d}"), Some(&patch));
+        let found = &changed["properties"]["encryption"]["diskEncryptionSetId"];
+        assert_eq!(found, &wanted, "{patch}: {changed}");
+    }
+}
