@@ -28,6 +28,8 @@ use installation::InstallationError;
 const TOKEN_BODY: usize = 16 * 1024;
 /// Longest body of any other.
 const BODY: usize = 1 << 20;
+/// Longest body of a deployment, as in Azure.
+const DEPLOYMENT_BODY: usize = 4 << 20;
 
 /// The management API of an installation.
 pub struct Api {
@@ -173,7 +175,10 @@ impl Front for Api {
         }
         match site.verify(head, route::is_graph(head)) {
             Ok(claims) => Ok(Admitted {
-                body: BODY,
+                body: match deployments::is_one(head) {
+                    true => DEPLOYMENT_BODY,
+                    false => BODY,
+                },
                 identity: Some(claims.oid),
             }),
             Err(error) => {
