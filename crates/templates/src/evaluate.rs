@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::body::{Body, Form, Key, Repeat};
 use crate::deployment::Context;
-use crate::error::shortened;
+use crate::error::{HIDDEN, shortened};
 use crate::functions;
 use crate::limits::{MAX_EVALUATION_DEPTH, MAX_ITERATIONS};
 use crate::marks::Marks;
@@ -23,8 +23,6 @@ use crate::syntax::{Accessor, Call, Expr};
 use crate::targets::Targets;
 use crate::template::Template;
 use crate::value::{Budget, Shared, property, type_name};
-
-pub(crate) use untold::HIDDEN;
 
 /// Why an expression has no value.
 #[derive(Debug)]

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::body::{Body, Form, Key};
 use crate::declaration::ResourceDecl;
-use crate::error::{TemplateError, shortened};
-use crate::evaluate::{Evaluator, HIDDEN, Outcome, Problem};
+use crate::error::{HIDDEN, TemplateError, shortened};
+use crate::evaluate::{Evaluator, Outcome, Problem};
 use crate::flaw::{Flaw, flawed, within};
 use crate::limits::MAX_RESOURCES;
 use crate::scope::Iteration;

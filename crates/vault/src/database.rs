@@ -11,6 +11,7 @@ use super::master::{MasterKey, Slot};
 use super::store::{self, VaultRow};
 use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings};
 use crate::embedded::{WHOLE_VAULT, busiest, puts_off};
+use crate::error::is_there;
 use crate::sqlite;
 
 /// A `vault.db`.
@@ -217,12 +218,4 @@ fn must_be_there(path: &Path) -> Result<(), VaultError> {
             path.display()
         ))),
     }
-}
-
-/// Whether a file is there. One that cannot be looked at may be: it is not taken for gone.
-pub(crate) fn is_there(path: &Path) -> Result<bool, VaultError> {
-    path.try_exists().map_err(|source| {
-        let what = format!("{} cannot be looked at", path.display());
-        VaultError::caused(VaultErrorCode::Internal, what, source)
-    })
 }

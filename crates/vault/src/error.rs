@@ -1,6 +1,7 @@
 //! Errors of a vault, with the codes that the Azure Key Vault API uses.
 
 use std::io;
+use std::path::Path;
 
 use thiserror::Error;
 
@@ -278,6 +279,14 @@ impl VaultError {
             || database.is_some_and(DatabaseError::is_no_space)
             || audit.is_some_and(AuditError::is_no_space)
     }
+}
+
+/// Whether a file is there. One that cannot be looked at may be: it is not taken for gone.
+pub(crate) fn is_there(path: &Path) -> Result<bool, VaultError> {
+    path.try_exists().map_err(|source| {
+        let what = format!("{} cannot be looked at", path.display());
+        VaultError::caused(VaultErrorCode::Internal, what, source)
+    })
 }
 
 impl From<rusqlite::Error> for VaultError {

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc2822;
 
 use super::error::BlobError;
-use super::request::only;
+use super::headers::only;
 use server::Head;
 
 const MATCH: &str = "if-match";

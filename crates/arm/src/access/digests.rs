@@ -7,7 +7,7 @@ use crc::{Algorithm, Crc};
 use md5::{Digest, Md5};
 
 use super::error::BlobError;
-use super::request::only;
+use super::headers::only;
 use server::Head;
 
 const MD5: &str = "content-md5";

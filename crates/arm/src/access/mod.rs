@@ -13,6 +13,7 @@ mod blob;
 mod conditions;
 mod digests;
 mod error;
+mod headers;
 mod image;
 mod list_xml;
 mod operator;

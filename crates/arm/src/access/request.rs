@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::digests::Digests;
 use super::error::BlobError;
+use super::headers::only;
 use server::Head;
 
 /// Where the URLs are.
@@ -347,11 +348,6 @@ fn range_of(head: &Head, name: &str) -> Result<Option<ByteRange>, BlobError> {
     };
     let found = parse_range(text);
     found.map(Some).ok_or_else(|| BlobError::header(name))
-}
-
-/// A header that does not contradict itself.
-pub(super) fn only<'a>(head: &'a Head, name: &str) -> Result<Option<&'a str>, BlobError> {
-    head.only(name).map_err(|_| BlobError::header(name))
 }
 
 /// `bytes=0-511`, `bytes=512-`, `bytes=-512`

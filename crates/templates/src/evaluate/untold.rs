@@ -6,8 +6,6 @@ use crate::body::Body;
 use crate::syntax::Call;
 use crate::value::Shared;
 
-/// What stands for a value.
-pub(crate) const HIDDEN: &str = "*****";
 /// What is said of an expression that has no value.
 const UNTOLD: &str = "The expression uses the value of a secure parameter, so it is not told why it cannot be evaluated";
 /// What is said of one that names a resource.

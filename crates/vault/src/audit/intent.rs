@@ -13,12 +13,10 @@ use rustix::process::{Pid, test_kill_process};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::essential::{INTENT, is_essential};
 use super::event::Event;
-use super::log::is_essential;
 use super::{AuditError, AuditLog, AuditRecord};
 
-/// What the operation of an intent ends with in the log.
-pub(super) const INTENT: &str = "Intent";
 /// The code of a change whose process ended before it could say what became of it.
 const UNFINISHED: &str = "Unfinished";
 

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::AuditError;
 use super::archive::Archived;
 use super::chain::Chain;
-use super::intent::INTENT;
+use super::essential::is_essential;
 use super::record::{AuditRecord, Counted};
 use super::seen::Seen;
 use super::space::Reserve;
@@ -62,36 +62,6 @@ pub struct AuditLog {
     chain: Chain,
     seen: Seen,
     reserve: Reserve,
-}
-
-/// What is recorded though the file system is full: what takes something away from somebody, or makes room. Whoever fills
-/// the file system would keep it otherwise.
-const ESSENTIAL: [&str; 19] = [
-    "AccessRevoke",
-    "ApplicationDelete",
-    "ApplicationRemovePassword",
-    "DekDestroy",
-    "DekRestore",
-    "DeploymentCancel",
-    "DeploymentDelete",
-    "DiskEncryptionSetDelete",
-    "DiskEncryptionSetRemoveIdentity",
-    "FederatedCredentialDelete",
-    "IdentityDelete",
-    "IdentityResetSecret",
-    "LockDelete",
-    "ResourceDelete",
-    "ResourceGroupDelete",
-    "RoleAssignmentDelete",
-    "UserDeletePassword",
-    "UserSetPassword",
-    "VaultAccessPolicyWrite",
-];
-
-/// Whether an operation, or the intent of one, is to be recorded though there is no room.
-pub(super) fn is_essential(operation: &str) -> bool {
-    let of = operation.strip_suffix(INTENT).unwrap_or(operation);
-    ESSENTIAL.contains(&of)
 }
 
 impl AuditLog {

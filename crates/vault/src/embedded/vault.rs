@@ -15,7 +15,7 @@ use super::uses::note_use;
 use crate::audit::{AuditRecord, Chain, Finding, Reserve, Seen};
 use crate::bundle::KeyBundle;
 use crate::clock::Clock;
-use crate::database::is_there;
+use crate::error::is_there;
 use crate::master::{MasterKey, MasterPlace};
 use crate::private_keys::{PrivateKeys, SoftwareKeys};
 use crate::refusal;

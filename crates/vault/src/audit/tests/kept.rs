@@ -42,7 +42,7 @@ fn what_was_seen_is_of_one_moment_though_others_append() {
 /// Whoever has access could keep it otherwise, by filling the file system.
 #[test]
 fn what_takes_access_away_is_recorded_though_there_is_no_room() {
-    let is_essential = super::super::log::is_essential;
+    let is_essential = super::super::essential::is_essential;
     for operation in ["AccessRevoke", "RoleAssignmentDelete", "ResourceDelete"] {
         assert!(is_essential(operation), "{operation}");
         assert!(is_essential(&format!("{operation}Intent")), "{operation}");
