@@ -15,7 +15,7 @@ const MD5: &str = "OToPoPNI+wOHGrk3JgV93A==";
 const CRC64: &str = "xMWZ8JhHXD8=";
 
 /// A disk that waits to be uploaded, and where.
-fn upload<'a>(managed: &'a Managed) -> (Client<'a>, Blob) {
+fn upload(managed: &Managed) -> (Client<'_>, Blob) {
     let client = managed.client(&managed.admin);
     group(&client);
     let body = json!({"location": "local", "properties": {"creationData": {
