@@ -59,17 +59,39 @@ pub(super) fn grant(
         Level::Write => Access::Write,
     };
     let lifetime = Duration::from_secs(args.duration_in_seconds.into());
+    let installation = context.installation()?;
+    will_be_printed(context)?;
     let granted = arm::grant(
-        &context.installation()?,
+        &installation,
         (kind, &args.name),
         (access, lifetime),
         endpoint,
         &runtime_dir(context.runtime_dir.as_deref()),
     )?;
-    context.output.show(&GrantedView {
+    let view = GrantedView {
         access_sas: granted.url,
         expires: granted.expires,
-    })
+    };
+    let again = format!(
+        "`sealdisk {kind} revoke-access {}` ends it, and access can be granted again",
+        args.name
+    );
+    context.output.show_once(&view, again)
+}
+
+/// Refuses an output in which the URL would be missing: it is shown once, and keeps the disk from being attached.
+fn will_be_printed(context: &Context) -> Result<(), CliError> {
+    const SAMPLE: &str = "the URL";
+    let view = GrantedView {
+        access_sas: SAMPLE.into(),
+        expires: OffsetDateTime::UNIX_EPOCH,
+    };
+    match context.output.has(&view, SAMPLE)? {
+        true => Ok(()),
+        false => Err(CliError::usage(
+            "the URL is shown once, and would not be in this output: give a --query that has it, as --query accessSAS",
+        )),
+    }
 }
 
 pub(super) fn revoke(context: &Context, kind: ResourceKind, name: &str) -> Result<(), CliError> {

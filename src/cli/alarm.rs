@@ -26,52 +26,52 @@ enum AlarmCommand {
   sealdisk alarm update --key-warning 60d --key-critical 14d
   sealdisk alarm update --certificate /etc/ssl/vault.pem --backup-warning 8d --backup-critical 30d
 
-docs/alarms.md has each alarm with what to do. Times are seconds, or a number with s, m, h or d.")]
+What is not named stays as it is. docs/alarms.md has each alarm with what to do. Times are seconds, or a number with s, m, h or d.")]
     Update(Box<UpdateArgs>),
 }
 
 #[derive(Args)]
 struct UpdateArgs {
-    /// A key that ends within this time is a warning [default: 30d]
+    /// A key that ends within this time is a warning [at first: 30d]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     key_warning: Option<u64>,
-    /// A key that ends within this time is critical [default: 7d]
+    /// A key that ends within this time is critical [at first: 7d]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     key_critical: Option<u64>,
-    /// A certificate that ends within this time is a warning [default: 14d]
+    /// A certificate that ends within this time is a warning [at first: 14d]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     certificate_warning: Option<u64>,
-    /// A certificate that ends within this time is critical [default: 3d]
+    /// A certificate that ends within this time is critical [at first: 3d]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     certificate_critical: Option<u64>,
-    /// How long after a rotation a disk may be under an old key version [default: 2d]
+    /// How long after a rotation a disk may be under an old key version [at first: 2d]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     rotation_grace: Option<u64>,
-    /// A file system with less room than this is a warning, in per cent of its size [default: 10]
+    /// A file system with less room than this is a warning, in per cent of its size [at first: 10]
     #[arg(long, value_name = "PERCENT")]
     space_warning: Option<u8>,
-    /// A file system with less room than this is critical, in per cent of its size [default: 3]
+    /// A file system with less room than this is critical, in per cent of its size [at first: 3]
     #[arg(long, value_name = "PERCENT")]
     space_critical: Option<u8>,
-    /// An identity that has used this much of its vault's limit is a warning, in per cent [default: 80]
-    #[arg(long, value_name = "PERCENT")]
+    /// An identity that has used this much of its vault's limit is a warning, in per cent [at first: 80]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(1..=100))]
     quota_warning: Option<u8>,
-    /// A backup that is older than this is a warning [default: 3d]
+    /// A backup that is older than this is a warning [at first: 3d]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     backup_warning: Option<u64>,
-    /// A backup that is older than this is critical [default: 14d]
+    /// A backup that is older than this is critical [at first: 14d]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     backup_critical: Option<u64>,
-    /// So many data planes that die one after the other are a crash loop [default: 3]
+    /// So many data planes that die one after the other are a crash loop [at first: 3]
     #[arg(long, value_name = "N")]
     crash_loop_deaths: Option<u64>,
-    /// How long after the last death it still is one [default: 10m]
+    /// How long after the last death it still is one [at first: 10m]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     crash_loop_time: Option<u64>,
-    /// A disk of which no request ends for so long, while some are under way, is stalled [default: 30s]
+    /// A disk of which no request ends for so long, while some are under way, is stalled [at first: 30s]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     stall_time: Option<u64>,
-    /// How often attached disks, served vaults and `status --watch` are looked at [default: 60s]
+    /// How often attached disks, served vaults and `status --watch` are looked at [at first: 60s]
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     look_interval: Option<u64>,
     /// A certificate (PEM) to look at beside those that Sealdisk makes; these replace those that were

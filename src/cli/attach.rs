@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use clap::error::ContextKind;
 use clap::{Args, FromArgMatches};
 use nix::unistd::{Group, Uid};
 use rustix::process::geteuid;
@@ -343,9 +344,21 @@ pub(super) fn print_capabilities(output: &Output) -> Result<(), CliError> {
 /// [`CliError::usage`], with what is wrong with them.
 pub(super) fn check_words(words: &[String]) -> Result<(), CliError> {
     let command = AttachArgs::augment_args(clap::Command::new("attach")).no_binary_name(true);
-    let matches = command
-        .try_get_matches_from(words)
-        .map_err(|error| CliError::arguments(&error))?;
+    let matches = command.try_get_matches_from(words);
+    let matches = matches.map_err(|mut error| {
+        // They are of a command line that nobody has typed.
+        for said in [ContextKind::Suggested, ContextKind::Usage] {
+            error.remove(said);
+        }
+        let wrong = CliError::arguments(&error);
+        CliError {
+            message: format!(
+                "{}; `sealdisk attach --help` has the options that may follow --",
+                wrong.message
+            ),
+            ..wrong
+        }
+    })?;
     if matches.get_flag("print_sandbox") || matches.get_flag("print_capabilities") {
         return Err(CliError::usage(
             "a unit is to serve the disk, and not to print something",

@@ -8,8 +8,8 @@ use attach::AttachError;
 use disks::DiskError;
 use installation::InstallationError;
 use installation::catalog::{CatalogError, Kind};
-use vault::VaultError;
 use vault::audit::AuditError;
+use vault::{MissingKey, VaultError};
 
 /// A refusal or failure as the user sees it.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,7 +21,16 @@ pub struct CliError {
     /// The exit status: 1, or 2 for arguments that make no sense; `disk check` has its own.
     pub status: u8,
     /// The thing that is not there, where that is what is wrong.
-    pub not_found: Option<(Kind, String)>,
+    pub not_found: Option<NotFound>,
+}
+
+/// A thing that is not there.
+#[derive(Debug, PartialEq, Eq)]
+pub enum NotFound {
+    /// What the catalog has by name.
+    Named(Kind, String),
+    /// A key of a vault that is kept here.
+    Key(MissingKey),
 }
 
 /// The code of arguments that make no sense.
@@ -54,7 +63,7 @@ impl From<CatalogError> for CliError {
     fn from(error: CatalogError) -> Self {
         let plain = Self::new(error.code(), error.to_string());
         let not_found = match error {
-            CatalogError::NotFound { kind, name } => Some((kind, name)),
+            CatalogError::NotFound { kind, name } => Some(NotFound::Named(kind, name)),
             _ => None,
         };
         Self { not_found, ..plain }
@@ -69,7 +78,12 @@ impl From<AuditError> for CliError {
 
 impl From<VaultError> for CliError {
     fn from(error: VaultError) -> Self {
-        Self::new(error.code.as_str(), error.to_string())
+        let source = error.source.as_deref();
+        let missing = source.and_then(|source| source.downcast_ref::<MissingKey>());
+        Self {
+            not_found: missing.cloned().map(NotFound::Key),
+            ..Self::new(error.code.as_str(), error.to_string())
+        }
     }
 }
 
@@ -77,6 +91,7 @@ impl From<InstallationError> for CliError {
     fn from(error: InstallationError) -> Self {
         match error {
             InstallationError::Catalog(error) => error.into(),
+            InstallationError::Vault(error) => error.into(),
             error => Self::new(error.code(), error.to_string()),
         }
     }

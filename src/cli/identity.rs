@@ -180,6 +180,18 @@ impl Tabular for IdentityView<'_> {
         "created",
     ];
 
+    const FIELDS: &'static [&'static str] = &[
+        "name",
+        "type",
+        "principalId",
+        "clientId",
+        "hasSecret",
+        "secretEnds",
+        "secretEnded",
+        "application",
+        "created",
+    ];
+
     fn cells(&self) -> Vec<String> {
         let ends = time_cell(self.secret_ends);
         vec![
@@ -304,7 +316,7 @@ impl SecretFile {
     ) -> Result<(), CliError> {
         let Some((path, mut file)) = self.0.take() else {
             let view = IdentityView::new(record, Some(secret.expose()));
-            return context.output.show(&view);
+            return context.output.show_once(&view, another(&record.owner));
         };
         file.write_all(secret.expose().as_bytes())
             .and_then(|()| file.sync_all())
@@ -315,6 +327,15 @@ impl SecretFile {
         };
         context.output.show(&view)
     }
+}
+
+/// What gives an identity another secret.
+fn another(owner: &IdentityOwner) -> String {
+    let command = match owner {
+        IdentityOwner::Named(name) => format!("reset-secret {name}"),
+        IdentityOwner::DiskEncryptionSet(set) => format!("secret --disk-encryption-set {set}"),
+    };
+    format!("`sealdisk identity {command}` makes another secret")
 }
 
 /// Refuses an output in which a secret would be missing that is printed once and kept by nobody.

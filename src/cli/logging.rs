@@ -19,7 +19,7 @@ pub(super) enum LogFormat {
     Text,
     /// An object of JSON in each line
     Json,
-    /// With fields into systemd's journal: PRIORITY, TARGET, CODE_FILE, SEALDISK_VERSION
+    /// With fields into systemd's journal: PRIORITY, TARGET, CODE_FILE, CODE_LINE, SEALDISK_VERSION
     Journal,
 }
 

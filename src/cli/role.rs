@@ -224,9 +224,12 @@ fn create(
         .show(&AssignmentView::new(installation, record)?)
 }
 
-/// The command line says less of whom it asked than an API.
+/// The command line says less of whom it asked than an API, and what of the host has failed.
 impl From<ArmError> for CliError {
     fn from(error: ArmError) -> Self {
-        Self::new(error.code, error.message)
+        match error.cause {
+            Some(cause) => Self::new(cause.0, cause.1),
+            None => Self::new(error.code, error.message),
+        }
     }
 }

@@ -2,28 +2,48 @@
 
 use strsim::osa_distance;
 
+use super::error::NotFound;
 use super::{CliError, Context};
 use installation::Installation;
 use installation::catalog::{CatalogError, Kind};
 use installation::envelope::ResourceKind;
+use vault::{VaultDatabase, VaultError};
 
 /// Adds to an error about a thing that is not there the name that is nearest, or what else has the name.
 pub(super) fn suggest(context: &Context, error: &mut CliError) {
-    let Some((kind, name)) = &error.not_found else {
+    let Some(missing) = &error.not_found else {
         return;
     };
     // The error is what counts: where the catalog cannot be read again, it stays as it is.
     let Ok(installation) = context.installation() else {
         return;
     };
-    if let Some(other) = other_kind(&installation, *kind, name) {
-        error.message += &format!("; there is a {other} of that name");
-        return;
-    }
-    let names = names(&installation, *kind).unwrap_or_default();
+    let (name, names) = match missing {
+        NotFound::Named(kind, name) => {
+            if let Some(other) = other_kind(&installation, *kind, name) {
+                error.message += &format!("; there is a {other} of that name");
+                return;
+            }
+            (name, names(&installation, *kind).unwrap_or_default())
+        }
+        NotFound::Key(missing) => {
+            let names = keys(&installation, &missing.vault).unwrap_or_default();
+            (&missing.key, names)
+        }
+    };
     if let Some(near) = nearest(name, &names) {
         error.message += &format!("; did you mean '{near}'?");
     }
+}
+
+/// The names of a vault's keys, which nobody records that somebody has looked at.
+fn keys(installation: &Installation, vault: &str) -> Result<Vec<String>, VaultError> {
+    let database = installation.vaults_dir().join(vault).join("vault.db");
+    let versions = VaultDatabase::look(&database)?.seen_keys()?;
+    let mut names: Vec<_> = versions.into_iter().map(|version| version.name).collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
 }
 
 fn names(installation: &Installation, kind: Kind) -> Result<Vec<String>, CatalogError> {
@@ -72,16 +92,19 @@ fn other_kind(installation: &Installation, kind: Kind, name: &str) -> Option<Res
         .copied()
 }
 
-/// The one that is nearest by the keys that were hit wrong, one in three of the name at most.
+/// The one that is nearest by the keys that were hit wrong, one in three of the name at most; of several, by capitals too.
 fn nearest<'a>(name: &str, names: &'a [String]) -> Option<&'a String> {
     let wanted = name.to_lowercase();
     let most = (wanted.chars().count() / 3).max(1);
     names
         .iter()
-        .map(|name| (osa_distance(&wanted, &name.to_lowercase()), name))
-        .filter(|(distance, _)| *distance <= most)
+        .map(|known| {
+            let distance = osa_distance(&wanted, &known.to_lowercase());
+            (distance, osa_distance(name, known), known)
+        })
+        .filter(|(distance, ..)| *distance <= most)
         .min()
-        .map(|(_, name)| name)
+        .map(|(.., known)| known)
 }
 
 #[cfg(test)]
@@ -103,6 +126,10 @@ mod tests {
         ] {
             let found = nearest(name, &names).map(String::as_str);
             assert_eq!(found, expected, "{name}");
+        }
+        let names: Vec<String> = ["WEB", "web"].map(Into::into).into();
+        for (name, expected) in [("wep", "web"), ("WEP", "WEB"), ("Web", "web")] {
+            assert_eq!(nearest(name, &names).unwrap(), expected, "{name}");
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `sealdisk top`: what all attached disks of this host do.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
@@ -78,6 +79,7 @@ pub(super) fn run(context: &Context, args: &TopArgs) -> Result<(), CliError> {
             filter: args.filter.clone(),
         },
     };
+    warn_of_other_directory(context, &options.runtime_dir)?;
     if args.batch {
         return batch(context, &options, args.iterations);
     }
@@ -89,6 +91,40 @@ pub(super) fn run(context: &Context, args: &TopArgs) -> Result<(), CliError> {
     // A line of the log would be written across the table.
     log::set_max_level(LevelFilter::Off);
     Ok(run_live(&options)?)
+}
+
+/// Nobody is to take an empty table for a host without attached disks whose disks are attached with another runtime
+/// directory: where none is attached with this one, and some are, that is said; where there is no such directory, it is
+/// an error.
+fn warn_of_other_directory(context: &Context, runtime_dir: &Path) -> Result<(), CliError> {
+    // What cannot be read is an error of the table's own.
+    let here = attach::attached_here(runtime_dir);
+    if !here.is_ok_and(|here| here.is_empty()) {
+        return Ok(());
+    }
+    let seen = context
+        .existing_installation()
+        .and_then(|installation| Ok(disks::look(&installation)?));
+    let attached = seen.unwrap_or_default();
+    let attached = attached.iter().filter(|disk| disk.is_attached()).count();
+    let dir = runtime_dir.display();
+    let said = match (attached, runtime_dir.exists()) {
+        (0, true) => return Ok(()),
+        // Those of another user have another one.
+        (0, false) => {
+            format!("no disk was attached with the runtime directory {dir} yet: there is none")
+        }
+        (1, _) => format!("a disk is attached, but none with the runtime directory {dir}"),
+        (many, _) => {
+            format!("{many} disks are attached, but none with the runtime directory {dir}")
+        }
+    };
+    let said = format!("{said}; --runtime-dir names another one");
+    if attached > 0 && !runtime_dir.exists() {
+        return Err(CliError::new("RuntimeDirUnreadable", said));
+    }
+    context.output.note(&format!("note: {said}"));
+    Ok(())
 }
 
 fn batch(context: &Context, options: &Options, times: Option<u64>) -> Result<(), CliError> {
@@ -122,7 +158,7 @@ impl From<TopError> for Stopped {
 /// The names of disks by their ids, if there is an installation to ask.
 fn names(context: &Context) -> HashMap<Uuid, String> {
     let known = context
-        .installation()
+        .existing_installation()
         .and_then(|installation| Ok(installation.catalog().disks()?));
     let known = known.unwrap_or_else(|error| {
         log::debug!("names of disks are not known: {}", error.message);

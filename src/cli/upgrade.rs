@@ -48,6 +48,8 @@ struct UpgradedView {
 impl Tabular for UpgradedView {
     const COLUMNS: &'static [&'static str] = &["name", "from", "to", "stallMs"];
 
+    const FIELDS: &'static [&'static str] = &["name", "from", "to", "stallMs", "attachKept"];
+
     fn cells(&self) -> Vec<String> {
         let Upgraded {
             from, to, stall_ms, ..

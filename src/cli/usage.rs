@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::Command;
 use clap::builder::Resettable;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use strsim::osa_distance;
 
 /// Whether one error says more of a command line than another, which is of the same line.
 pub(super) fn says_more(one: &clap::Error, other: &clap::Error) -> bool {
@@ -42,7 +43,12 @@ pub(super) fn hide(error: &mut clap::Error, commands: &Command) {
             Some(ContextValue::String(name)) => vec![name.clone()],
             _ => continue,
         };
-        let shown: Vec<String> = names.into_iter().filter(|name| !is_hidden(name)).collect();
+        let mut shown: Vec<String> = names.into_iter().filter(|name| !is_hidden(name)).collect();
+        if let (ContextKind::SuggestedSubcommand, Some(ContextValue::String(typed))) =
+            (kind, error.get(ContextKind::InvalidSubcommand))
+        {
+            shown.sort_by_key(|name| osa_distance(typed, name));
+        }
         match shown.is_empty() {
             true => error.remove(kind),
             false => error.insert(kind, ContextValue::Strings(shown)),

@@ -70,7 +70,8 @@ pub(super) fn set_password(
         ));
     }
     installation.set_password(name, &password)?;
-    context.output.show(&view)
+    let remedy = format!("`sealdisk identity set-password {name}` makes another password");
+    context.output.show_once(&view, remedy)
 }
 
 pub(super) fn approve(

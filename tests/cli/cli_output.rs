@@ -126,6 +126,28 @@ fn each_format_has_the_same_result() {
     );
 }
 
+/// Without a query too each field has its place, whatever there is to say of a disk.
+#[test]
+fn columns_between_tabs_are_those_of_every_row() {
+    let host = host();
+    let columns = |rows: &str| -> Vec<Vec<String>> {
+        let fields = |row: &str| row.split('\t').map(str::to_owned).collect();
+        rows.lines().map(fields).collect()
+    };
+    let before = columns(&host.text("disk list -o tsv"));
+    std::fs::write(host.files("web2").header, "no header").unwrap();
+    let rows = columns(&host.text("disk list -o tsv"));
+    let states: Vec<_> = rows.iter().map(|row| row[3].as_str()).collect();
+    assert_eq!(states, ["Unattached", "Damaged"]);
+    let directory = |row: &Vec<String>| row.iter().position(|field| field.starts_with('/'));
+    for row in before.iter().chain(&rows) {
+        assert_eq!(row.len(), before[0].len(), "{row:?}");
+        assert_eq!(directory(row), directory(&before[0]), "{row:?}");
+    }
+    let chosen = columns(&host.text("disk list --query [?name=='web1'] -o tsv"));
+    assert_eq!(chosen, [rows[0].clone()]);
+}
+
 #[test]
 fn a_query_is_made_before_the_result_is_printed_by_every_command() {
     let host = host();
@@ -221,6 +243,26 @@ fn a_secret_that_would_not_be_printed_is_not_made() {
         }
     }
     assert_eq!(host.text("identity list --query [].name -o tsv"), "made\n");
+    // Nor is one that nobody would ever read.
+    let mut thrown_away = host.command(&["identity", "create", "other"]);
+    let run = thrown_away.stdout(Stdio::null()).output().unwrap();
+    assert_eq!(run.status.code(), Some(2), "{run:?}");
+    // What is lost all the same is told with what to do, a reader that goes away too.
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        Stdio::from(writer)
+    };
+    let full = || Stdio::from(std::fs::File::create("/dev/full").unwrap());
+    for (name, stdout) in [("lost1", full()), ("lost2", closed())] {
+        let create = ["identity", "create", name, "-o", "json"];
+        let run = host.command(&create).stdout(stdout).output().unwrap();
+        assert_eq!(run.status.code(), Some(1), "{run:?}");
+        let said = String::from_utf8_lossy(&run.stderr);
+        let remedy = format!("identity reset-secret {name}");
+        assert!(said.contains(&remedy), "{said}");
+        host.ok(&["identity", "reset-secret", name]);
+    }
     let secret = host.text("identity create one --query secret -o tsv");
     assert!(secret.trim().len() > 20, "{secret}");
     let both = host.text("identity create two --query [principalId,secret] -o tsv");

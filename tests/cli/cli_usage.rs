@@ -76,6 +76,10 @@ fn a_command_that_is_nearly_right_is_suggested() {
         assert!(said.contains(&format!("'{meant}'")), "{line}: {said}");
         assert!(said.contains("tip: "), "{line}: {said}");
     }
+    // The nearest comes first.
+    let said = host.refused("disk creat");
+    let (_, tip) = said.split_once("tip: ").unwrap();
+    assert_eq!(tip.split('\'').nth(1), Some("create"), "{said}");
 }
 
 #[test]
@@ -85,7 +89,18 @@ fn a_name_that_is_nearly_right_is_suggested() {
     host.ok("disk create boot1 --size 1MiB");
     host.ok("disk create data-web --size 1MiB");
     host.ok("snapshot create snap-1 --source boot1");
+    host.ok("keyvault key create mykey --vault-name vault1");
     for (line, code, meant) in [
+        (
+            "keyvault key show myky --vault-name vault1",
+            "KeyNotFound",
+            "did you mean 'mykey'?",
+        ),
+        (
+            "keyvault key delete mykye --vault-name vault1 --yes",
+            "KeyNotFound",
+            "did you mean 'mykey'?",
+        ),
         (
             "disk show bot1",
             "ResourceNotFound",
@@ -175,4 +190,34 @@ fn the_version_says_what_it_is_and_what_it_runs_on() {
         "{view}"
     );
     assert!(!host.state().exists(), "it made an installation");
+}
+
+/// The events of disks are in the help, and in the documents.
+#[test]
+fn every_kind_of_event_is_told_of() {
+    let read = |path: &str| {
+        let path = format!("{}/{path}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read_to_string(path).unwrap()
+    };
+    let source = read("crates/attach/src/status.rs");
+    let (_, kinds) = source.split_once("pub enum EventKind {\n").unwrap();
+    let (kinds, _) = kinds.split_once("\n}").unwrap();
+    let kinds = kinds
+        .lines()
+        .filter_map(|line| line.trim().strip_suffix(','));
+    let kinds: Vec<_> = kinds.filter(|kind| !kind.starts_with('/')).collect();
+    assert!(
+        kinds.contains(&"DataPlaneRestarted") && kinds.len() > 20,
+        "{kinds:?}"
+    );
+    let help = Host::new().text("disk events --help");
+    let documents = read("docs/key-vault.md");
+    for kind in kinds {
+        let is_in = |text: &str| {
+            let words = text.split(|c: char| !c.is_alphanumeric());
+            words.into_iter().any(|word| word == kind)
+        };
+        assert!(is_in(&help), "{kind}: {help}");
+        assert!(is_in(&documents), "{kind} in docs/key-vault.md");
+    }
 }

@@ -41,11 +41,37 @@ fn package(output: &Path) -> Option<String> {
         eprintln!("this is no Debian");
         return None;
     }
+    let mut build = build(output);
+    Some(built(build.args(["--version", "1.2-3"])))
+}
+
+/// What builds it.
+fn build(output: &Path) -> Command {
     let mut build = Command::new(root().join("scripts/package"));
-    build.args(["--fast", "--version", "1.2-3"]);
-    build.args(["--program", text(program()), "--output", text(output)]);
-    let built = expect_success(&mut build).stdout;
-    Some(String::from_utf8(built).unwrap().trim().to_owned())
+    build.args(["--fast", "--program", text(program())]);
+    build.args(["--output", text(output)]);
+    build
+}
+
+/// The path of the package that was built.
+fn built(build: &mut Command) -> String {
+    let said = expect_success(build).stdout;
+    String::from_utf8(said).unwrap().trim().to_owned()
+}
+
+/// A clone of few commits has no tags, and a tarball has no repository.
+#[test]
+fn a_package_is_built_without_a_tag_of_the_release_too() {
+    if Command::new("dpkg-deb").arg("--version").output().is_err() {
+        eprintln!("this is no Debian");
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let mut build = build(dir.path());
+    let package = built(build.env("GIT_DIR", dir.path().join("none")));
+    let version = concat!("sealdisk_", env!("CARGO_PKG_VERSION"), "-1_");
+    assert!(package.contains(version), "{package}");
+    assert!(Path::new(&package).exists(), "{package}");
 }
 
 #[test]

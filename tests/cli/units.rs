@@ -295,6 +295,11 @@ fn what_a_unit_cannot_have_is_refused_and_nothing_is_written() {
         &enable(&["--", "--no-such-option"]),
         "--no-such-option",
     );
+    refused(
+        &host,
+        &enable(&["--", "--no-such-option"]),
+        "`sealdisk attach --help`",
+    );
     refused(&host, &enable(&["--", "--print-sandbox"]), "serve the disk");
     refused(
         &host,

@@ -88,7 +88,21 @@ fn who_depends_on_whom_is_told_without_a_master_key() {
         assert_eq!(cut["resources"][0]["name"], "disk", "{query}");
         assert_eq!(cut["diskEncryptionSets"], json!(["set"]), "{query}");
     }
-    assert_eq!(dashboard.get("/api/what-if?disk=x").status, 400);
+    let no_key = encoded("https://customer.vault.localhost/keys/none");
+    for query in [
+        format!("key={no_key}"),
+        "vault=nosuch".into(),
+        format!("identity={}", Uuid::new_v4()),
+    ] {
+        let cut = what_if(query.clone());
+        assert_eq!(cut["safeToDisable"], "unknown", "{query}");
+        let why = cut["reasons"].to_string();
+        assert!(why.contains("is known here"), "{query}: {why}");
+    }
+    for bad in ["disk=x", "identity=abc"] {
+        let path = format!("/api/what-if?{bad}");
+        assert_eq!(dashboard.get(&path).status, 400, "{bad}");
+    }
     // To look is no use of a key, and nothing is written.
     let after = std::fs::metadata(customer.state().join("vaults/customer/vault.db")).unwrap();
     assert_eq!(before.modified().unwrap(), after.modified().unwrap());

@@ -44,6 +44,28 @@ fn the_limit_of_layers_is_written_once() {
     );
 }
 
+/// A shell runs what stands between backticks in double quotes: JMESPath's numbers do.
+#[test]
+fn examples_with_a_query_are_typed_as_they_stand() {
+    let sources = files("src", &["rs"]).into_iter();
+    let mut breaches = Vec::new();
+    for path in sources.chain(documents()) {
+        // Quotes of an example in the source are in a literal.
+        let text = match path.ends_with(".rs") {
+            true => read(&path).replace("\\\"", "\""),
+            false => read(&path),
+        };
+        for (at, option) in text.match_indices("--query \"") {
+            let expression = &text[at + option.len()..];
+            let expression = expression.split(['"', '\n']).next().unwrap_or_default();
+            if expression.replace("\\`", "").contains('`') {
+                breaches.push(format!("{path}:{}: {expression}", line_of(&text, at)));
+            }
+        }
+    }
+    assert_none(&breaches, "put these expressions into single quotes");
+}
+
 /// Documents that name files of the source and test programs, which move.
 fn documents() -> Vec<String> {
     let mut documents = files("docs", &["md"]);

@@ -28,6 +28,8 @@ use installation::InstallationError;
 const TOKEN_BODY: usize = 16 * 1024;
 /// Longest body of any other.
 const BODY: usize = 1 << 20;
+/// Longest body of a deployment, as in Azure.
+const DEPLOYMENT_BODY: usize = 4 << 20;
 
 /// The management API of an installation.
 pub struct Api {
@@ -70,13 +72,14 @@ impl Api {
         body: &[u8],
     ) -> Result<FrontReply, ArmError> {
         let names = Names::new(site, head);
-        let claims = site.verify(head).map_err(|error| unknown(&error))?;
+        let is_graph = route::is_graph(head);
+        let claims = site.verify(head, is_graph);
+        let claims = claims.map_err(|error| unknown(&error))?;
         let catalog = site.installation().catalog();
         if catalog.identity_by_object(claims.oid)?.is_none() {
             let message = "The identity of the access token was deleted.";
             return Err(ArmError::new(401, "InvalidAuthenticationToken", message));
         }
-        let is_graph = route::is_graph(head);
         let query = match Query::parse(&head.query) {
             Ok(query) => query,
             // Graph has its version in the path.
@@ -170,9 +173,12 @@ impl Front for Api {
                 identity: None,
             });
         }
-        match site.verify(head) {
+        match site.verify(head, route::is_graph(head)) {
             Ok(claims) => Ok(Admitted {
-                body: BODY,
+                body: match deployments::is_one(head) {
+                    true => DEPLOYMENT_BODY,
+                    false => BODY,
+                },
                 identity: Some(claims.oid),
             }),
             Err(error) => {

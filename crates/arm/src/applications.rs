@@ -285,8 +285,16 @@ fn named(record: &IdentityRecord) -> String {
 
 /// Rights of their own, over everything: see above.
 fn require(call: &Call<'_>, verb: &str) -> Result<(), ArmError> {
-    let action = format!("Microsoft.Authorization/applications/{verb}");
-    call.require(&action, &call.names.subscription_id())
+    call.require(&action(verb), &call.names.subscription_id())
+}
+
+/// Whether whoever asks may see applications, and what is told of their passwords.
+pub fn may_read(call: &Call<'_>) -> bool {
+    call.may(&action("read"), &call.names.subscription_id())
+}
+
+fn action(verb: &str) -> String {
+    format!("Microsoft.Authorization/applications/{verb}")
 }
 
 /// Keeps a name from being taken, or given to another identity, by other requests.

@@ -27,6 +27,8 @@ pub struct ArmError {
     pub detail: Option<Box<(String, String)>>,
     /// After how many seconds it may be tried again.
     pub retry_after: Option<u64>,
+    /// Of a failure of the server: the code and message of what has failed, for the operator of the host alone.
+    pub cause: Option<Box<(&'static str, String)>>,
 }
 
 impl ArmError {
@@ -39,6 +41,7 @@ impl ArmError {
             target: None,
             detail: None,
             retry_after: None,
+            cause: None,
         }
     }
 
@@ -87,9 +90,30 @@ impl ArmError {
 
     /// 500: the server failed. What failed is in the log; a client is not told about files.
     pub fn internal(what: impl std::fmt::Display) -> Self {
-        log::error!("{what}");
+        Self::failed("InternalError", what)
+    }
+
+    /// The same, of a failure that has a code.
+    fn failed(code: &'static str, what: impl std::fmt::Display) -> Self {
         let message = "An internal error occurred; the server's log says more.";
-        Self::new(500, "InternalServerError", message)
+        Self::new(500, "InternalServerError", message).caused_by(code, what)
+    }
+
+    /// 507: there is no room for it, or for its record in the audit log. Azure's clients do not repeat it by themselves,
+    /// as they do what has failed with 500.
+    fn no_space(code: &'static str, what: impl std::fmt::Display) -> Self {
+        let message = "The storage of the server is full, so this is not done: its operator has to make room. What takes \
+                       access, keys or data away is done all the same.";
+        Self::new(507, "InsufficientStorage", message).caused_by(code, what)
+    }
+
+    fn caused_by(self, code: &'static str, what: impl std::fmt::Display) -> Self {
+        let what = what.to_string();
+        log::error!("{what}");
+        Self {
+            cause: Some(Box::new((code, what))),
+            ..self
+        }
     }
 
     /// `{"code", "message", "target", "details"}`
@@ -143,6 +167,14 @@ impl From<VaultError> for ArmError {
     fn from(error: VaultError) -> Self {
         use VaultErrorCode as Code;
         let (code, message) = (error.code.as_str(), error.message.clone());
+        if error.is_no_space() {
+            return Self::no_space(code, error);
+        }
+        if error.lacks_files() {
+            log::error!("{error}");
+            let message = "The files of the key vault are not to be found; the server's log says where they should be.";
+            return Self::new(404, code, message);
+        }
         match error.code {
             Code::Forbidden
             | Code::KeyDisabled
@@ -164,7 +196,7 @@ impl From<VaultError> for ArmError {
                 ..Self::new(503, "KeyVaultUnreachable", message)
             },
             Code::MasterKey | Code::HsmAccess | Code::Tampered | Code::Internal => {
-                Self::internal(error)
+                Self::failed(code, error)
             }
         }
     }
@@ -173,6 +205,9 @@ impl From<VaultError> for ArmError {
 impl From<CatalogError> for ArmError {
     fn from(error: CatalogError) -> Self {
         let message = error.to_string();
+        if error.is_no_space() {
+            return Self::no_space(error.code(), message);
+        }
         match &error {
             CatalogError::NotFound {
                 kind: Kind::Group,
@@ -194,13 +229,16 @@ impl From<CatalogError> for ArmError {
             | CatalogError::Damaged { .. }
             | CatalogError::Copy { .. }
             | CatalogError::Open(_)
-            | CatalogError::Sqlite(_) => Self::internal(&error),
+            | CatalogError::Database(_) => Self::failed(error.code(), message),
         }
     }
 }
 
 impl From<InstallationError> for ArmError {
     fn from(error: InstallationError) -> Self {
+        if error.is_no_space() {
+            return Self::no_space(error.code(), error);
+        }
         match error {
             InstallationError::Catalog(error) => error.into(),
             InstallationError::Vault(error) => error.into(),
@@ -216,7 +254,7 @@ impl From<InstallationError> for ArmError {
             | InstallationError::KeyFile { .. }
             | InstallationError::Audit(_)
             | InstallationError::Missing { .. }
-            | InstallationError::NoStateDirectory => Self::internal(error),
+            | InstallationError::NoStateDirectory => Self::failed(error.code(), error),
         }
     }
 }
@@ -250,6 +288,16 @@ fn told(error: &DiskError) -> String {
 
 impl From<DiskError> for ArmError {
     fn from(error: DiskError) -> Self {
+        if error.is_no_space() {
+            return Self::no_space(error.code(), error);
+        }
+        if let Some(why) = error.refused_size() {
+            let target = "properties.diskSizeGB";
+            return Self::parameter(
+                target,
+                format!("The size of the disk is not possible: {why}."),
+            );
+        }
         match error {
             DiskError::Control(error) => error.into(),
             DiskError::Envelope(EnvelopeError::Vault(error)) => error.into(),
@@ -275,7 +323,7 @@ impl From<DiskError> for ArmError {
             DiskError::File { .. }
             | DiskError::Volume(_)
             | DiskError::Pipeline(_)
-            | DiskError::Key(_) => Self::internal(error),
+            | DiskError::Key(_) => Self::failed(error.code(), error),
             error => Self::new(status_of(error.code()), error.code(), told(&error)),
         }
     }

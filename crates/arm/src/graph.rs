@@ -1,6 +1,6 @@
 //! As much of Microsoft Graph as Azure's clients ask for: who somebody is, and applications.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use server::FrontReply;
 use uuid::Uuid;
 
@@ -8,8 +8,9 @@ use crate::applications;
 use crate::call::Call;
 use crate::error::ArmError;
 use crate::graph_views::service_principal;
-use crate::identities::{Principals, find, named};
+use crate::identities::{PrincipalView, Principals, find, named};
 use crate::reply::{item, list};
+use crate::roles::has_any;
 
 /// Most ids that are asked for at once, as in Graph.
 const IDS: usize = 1000;
@@ -73,7 +74,22 @@ fn service_principals(call: &Call<'_>) -> Result<FrontReply, ArmError> {
         }
         name => named(call.installation(), name)?,
     };
-    Ok(list(found.iter().map(service_principal).collect(), None))
+    let seen = found.iter().filter_map(|found| seen(call, found));
+    Ok(list(seen.collect(), None))
+}
+
+/// How whoever asks sees somebody: an identity without a role here sees itself alone. Whether another one has a password,
+/// and until when, is for those who may read applications.
+fn seen(call: &Call<'_>, principal: &PrincipalView) -> Option<Value> {
+    let is_own = principal.object_id == call.principal.object_id;
+    if !is_own && !has_any(&call.roles) {
+        return None;
+    }
+    let mut view = service_principal(principal);
+    if !is_own && !applications::may_read(call) {
+        view["passwordCredentials"] = json!([]);
+    }
+    Some(view)
 }
 
 fn one(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError> {
@@ -81,8 +97,8 @@ fn one(call: &Call<'_>, id: &str) -> Result<FrontReply, ArmError> {
         Ok(id) => find(call.installation(), id)?,
         Err(_) => None,
     };
-    match found {
-        Some(found) => Ok(item(service_principal(&found))),
+    match found.and_then(|found| seen(call, &found)) {
+        Some(found) => Ok(item(found)),
         None => Err(ArmError::new(
             404,
             "Request_ResourceNotFound",
@@ -106,7 +122,7 @@ fn by_ids(call: &Call<'_>) -> Result<FrontReply, ArmError> {
         if let Some(id) = id
             && let Some(principal) = principals.find(id)?
         {
-            found.push(service_principal(&principal));
+            found.extend(seen(call, &principal));
         }
     }
     Ok(list(found, None))

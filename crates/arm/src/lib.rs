@@ -69,7 +69,8 @@ mod types;
 mod works;
 
 pub use access::{
-    AccessUrl, Asked, BlobError, BlobRequest, ByteRange, MAX_WRITTEN, Since, Ticket, grant, revoke,
+    AccessUrl, Asked, BlobError, BlobRequest, ByteRange, Digests, MAX_WRITTEN, Since, Ticket,
+    grant, revoke,
 };
 pub use api::Api;
 pub use audit::recorded_as;

@@ -35,7 +35,7 @@ pub fn scope_of(installation: &Installation, lock: &Lock) -> String {
 }
 
 /// The full name of the type of what the catalog calls so.
-fn full_type(kind: Kind) -> String {
+pub(crate) fn full_type(kind: Kind) -> String {
     let known = TYPES.iter().find(|known| known.kind() == kind);
     known.map(|known| known.full_type()).unwrap_or_default()
 }
@@ -262,7 +262,7 @@ pub fn all(call: &Call<'_>, scope: &str) -> Result<FrontReply, ArmError> {
 /// 403, 404, and what is wrong with a body.
 pub fn one(call: &Call<'_>, scope: &str, name: &str) -> Result<FrontReply, ArmError> {
     let verb = match call.head.method.as_str() {
-        "GET" => "read",
+        "GET" | "HEAD" => "read",
         "PUT" => "write",
         "DELETE" => "delete",
         _ => {
@@ -301,6 +301,9 @@ pub fn one(call: &Call<'_>, scope: &str, name: &str) -> Result<FrontReply, ArmEr
     }
     let by = Caller::remote(call.principal.object_id, call.head.peer);
     match (verb, known) {
+        ("read", known) if call.head.method == "HEAD" => {
+            Ok(done(if known.is_some() { 204 } else { 404 }))
+        }
         ("read", Some(_)) => Ok(with_etag(now.unwrap_or_default(), 200)),
         ("read", None) => {
             let message = format!("The lock '{name}' could not be found.");

@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 use server::FrontReply;
 
+use crate::error::ArmError;
+
 /// 200 with a resource.
 pub fn item(body: Value) -> FrontReply {
     FrontReply {
@@ -51,6 +53,18 @@ pub fn list_of_texts(items: &[String], next: Option<String>) -> FrontReply {
         status: 200,
         text: Some(text),
         ..FrontReply::default()
+    }
+}
+
+/// The answer to whoever asks whether there is something that was found, or not.
+///
+/// # Errors
+/// Every refusal but that it is not there.
+pub fn exists(found: Result<FrontReply, ArmError>) -> Result<FrontReply, ArmError> {
+    match found {
+        Ok(_) => Ok(done(204)),
+        Err(error) if error.status == 404 => Ok(done(404)),
+        Err(error) => Err(error),
     }
 }
 

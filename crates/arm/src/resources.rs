@@ -21,7 +21,7 @@ use serde_json::{Map, Value};
 use server::FrontReply;
 use uuid::Uuid;
 
-use crate::audit::recorded;
+use crate::audit::{recorded, recorded_write};
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
 use crate::etag::{check_etag, with_etag};
@@ -118,7 +118,8 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         drop((lock, held));
         return imported(call, named, id);
     }
-    let operation = recorded(call, "ResourceWrite", &named.id(call), || {
+    let change = (before.as_ref(), &new);
+    let operation = recorded_write(call, &named.id(call), change, || {
         call.catalog().put_placement(&placed)?;
         let applied = call.changes.retrying(|| named.kind.apply(call, &new));
         match applied {
@@ -357,10 +358,31 @@ fn location(named: &Named<'_>, body: &Value, now: Option<&str>) -> Result<String
 pub(crate) fn patched(now: &Value, patch: &Value) -> Value {
     let mut wanted = now.clone();
     merge(&mut wanted, patch);
+    settle_encryption(&mut wanted, patch);
     if let Some(tags) = patch.get("tags").filter(|tags| !tags.is_null()) {
         wanted["tags"] = tags.clone();
     }
     wanted
+}
+
+/// Takes away what a patch of the encryption leaves of before and contradicts: clients leave out what is null, and know the
+/// type by the set.
+fn settle_encryption(wanted: &mut Value, patch: &Value) {
+    const PLATFORM: &str = "EncryptionAtRestWithPlatformKey";
+    const SET: &str = "diskEncryptionSetId";
+    let given = |name: &str| {
+        let value = patch.pointer("/properties/encryption")?.get(name)?;
+        value.as_str()
+    };
+    let gone = match (given("type"), given(SET)) {
+        (Some(kind), None) if kind.eq_ignore_ascii_case(PLATFORM) => SET,
+        (None, Some(_)) => "type",
+        _ => return,
+    };
+    let encryption = wanted.pointer_mut("/properties/encryption");
+    if let Some(encryption) = encryption.and_then(Value::as_object_mut) {
+        encryption.shift_remove(gone);
+    }
 }
 
 /// RFC 7396.
@@ -456,5 +478,27 @@ mod tests {
             json!({"tags": {"b": "2"}, "properties": {"y": {"z": 2, "w": 3}}})
         );
         assert_eq!(patched(&now, &json!({})), now);
+    }
+
+    #[test]
+    fn a_patch_of_the_encryption_says_all_of_it() {
+        let with = |encryption: Value| json!({"properties": {"encryption": encryption}});
+        let (platform, customer) = (
+            "EncryptionAtRestWithPlatformKey",
+            "EncryptionAtRestWithCustomerKey",
+        );
+        let set = json!({"type": customer, "diskEncryptionSetId": "a"});
+        for (patch, wanted) in [
+            (json!({"type": platform}), json!({"type": platform})),
+            (
+                json!({"diskEncryptionSetId": "b"}),
+                json!({"diskEncryptionSetId": "b"}),
+            ),
+            (json!({"type": customer}), set.clone()),
+            (json!({}), set.clone()),
+        ] {
+            let found = patched(&with(set.clone()), &with(patch.clone()));
+            assert_eq!(found, with(wanted), "{patch}");
+        }
     }
 }

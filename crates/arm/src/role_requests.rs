@@ -9,7 +9,7 @@ use crate::call::Call;
 use crate::error::{ArmError, text};
 use crate::id::is_within;
 use crate::names::{Names, time_text};
-use crate::reply::{created, done, item, list};
+use crate::reply::{created, done, exists, item, list};
 use crate::roles::{self, NewAssignment, ROLES, Role, assign, detail, remove, role};
 use installation::catalog::RoleAssignmentRecord;
 
@@ -50,15 +50,17 @@ pub fn assignment(call: &Call<'_>, scope: &str, name: &str) -> Result<FrontReply
     let known = all
         .iter()
         .find(|record| record.id == id && record.scope.eq_ignore_ascii_case(scope));
+    let read = || {
+        call.require(&action("read"), scope)?;
+        let known = known.ok_or_else(|| {
+            let message = format!("The role assignment '{name}' is not found.");
+            ArmError::new(404, "RoleAssignmentNotFound", message)
+        })?;
+        Ok(item(view(&call.names, known)))
+    };
     match call.head.method.as_str() {
-        "GET" => {
-            call.require(&action("read"), scope)?;
-            let known = known.ok_or_else(|| {
-                let message = format!("The role assignment '{name}' is not found.");
-                ArmError::new(404, "RoleAssignmentNotFound", message)
-            })?;
-            Ok(item(view(&call.names, known)))
-        }
+        "GET" => read(),
+        "HEAD" => exists(read()),
         "PUT" => {
             call.require(&action("write"), scope)?;
             let (record, is_new) = put(call, scope, id)?;

@@ -5,7 +5,7 @@ use server::{FrontReply, Head};
 use crate::call::Call;
 use crate::error::ArmError;
 use crate::id::{ArmPath, Typed, segments};
-use crate::reply::list;
+use crate::reply::{exists, list};
 use crate::resources::{self, Named};
 use crate::{
     deleted_vaults, deployments, graph, groups, lists, locks, operations, role_requests,
@@ -172,6 +172,7 @@ fn one_type(call: &Call<'_>, path: &ArmPath, typed: &Typed) -> Result<FrontReply
             match method {
                 _ if typed.types.len() > 1 => resources::below(call, &named, &words_below(typed)),
                 "GET" => resources::get(call, &named),
+                "HEAD" => exists(resources::get(call, &named)),
                 "PUT" => resources::put(call, &named, false),
                 "PATCH" => resources::put(call, &named, true),
                 "DELETE" => resources::delete(call, &named),

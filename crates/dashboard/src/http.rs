@@ -13,6 +13,7 @@ use hyper::header::{
 };
 use hyper::{Method, Request, StatusCode, Uri};
 use serde_json::json;
+use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use url::form_urlencoded;
@@ -21,7 +22,7 @@ use web::{Answer, Service, answer};
 use zeroize::Zeroizing;
 
 use crate::access::{Guesses, Hosts, PAUSE, SESSION_LIFETIME, Sessions, Token};
-use crate::data::{Shared, open};
+use crate::data::{Part, Shared, open};
 use crate::page::Pages;
 use disks::des::Loss;
 
@@ -30,6 +31,9 @@ const JSON: &str = "application/json";
 
 /// What is said to whoever is not let in, whatever they ask for.
 const LOG_IN: &str = "log in\n";
+/// What is said to who shows a wrong token after many others, whatever they ask for.
+const TOO_MANY: &str =
+    "there were too many wrong tokens, and this is another one: wait some seconds\n";
 /// Bytes of a form.
 const MAX_FORM: usize = 8 * 1024;
 /// How long a client may take to send one.
@@ -137,11 +141,11 @@ impl Dashboard {
         if method == Method::POST && path == "/login" {
             return self.log_in(request).await;
         }
-        if !self.is_let_in(&request).await {
-            return match is_visit {
-                true => self.form(StatusCode::OK, None),
-                false => said(StatusCode::UNAUTHORIZED, LOG_IN),
-            };
+        match self.shown(&request).await {
+            Guess::Right => {}
+            Guess::TooMany => return said(StatusCode::TOO_MANY_REQUESTS, TOO_MANY),
+            Guess::Wrong if is_visit => return self.form(StatusCode::OK, None),
+            Guess::Wrong => return said(StatusCode::UNAUTHORIZED, LOG_IN),
         }
         match path.as_str() {
             "/logout" if method == Method::POST => self.log_out(&request),
@@ -152,35 +156,37 @@ impl Dashboard {
                 refused
             }
             "/" => self.pages.main.answer(StatusCode::OK),
-            "/api/state" => self.state(request.uri()),
-            "/api/live" => self.live(request.uri()),
+            "/api/state" => self.state(request.uri()).await,
+            "/api/live" => self.live(request.uri()).await,
             "/api/timeline" => self.timeline(request.uri()),
             "/api/what-if" => self.what_if(request.uri()).await,
             _ => said(StatusCode::NOT_FOUND, "there is nothing\n"),
         }
     }
 
-    /// Whether a request has a session, or the token itself, as that of a script.
-    async fn is_let_in(&self, request: &Request<Incoming>) -> bool {
+    /// What a request shows to be let in: a session, or the token itself, as that of a script.
+    async fn shown(&self, request: &Request<Incoming>) -> Guess {
         let headers = request.headers();
         let session = self.cookie.of(headers);
         if session.is_some_and(|session| self.sessions.goes_on(session)) {
-            return true;
+            return Guess::Right;
         }
         let authorization = headers.get(AUTHORIZATION);
         let authorization = authorization.and_then(|value| value.to_str().ok());
-        let token = authorization.and_then(|value| value.strip_prefix("Bearer "));
-        match token {
-            Some(token) => self.guess(token).await == Guess::Right,
-            None => false,
+        match authorization.and_then(bearer) {
+            Some(token) => self.guess(token).await,
+            None => Guess::Wrong,
         }
     }
 
-    /// Whether it is the token. The answer to a wrong one takes its time.
+    /// Whether it is the token. The right one is always let in: whoever sends wrong ones keeps nobody out, and is helped
+    /// by nothing, since one is right by chance as seldom as the next. The answer to a wrong one takes its time.
     async fn guess(&self, token: &str) -> Guess {
+        if self.token.is(token) {
+            return Guess::Right;
+        }
         let guess = match self.guesses.may_guess() {
             false => Guess::TooMany,
-            true if self.token.is(token) => return Guess::Right,
             true => {
                 self.guesses.was_wrong();
                 log::warn!("somebody has tried to log in with a wrong token");
@@ -205,7 +211,7 @@ impl Dashboard {
             Guess::Wrong => (StatusCode::UNAUTHORIZED, "That is not the token."),
             Guess::TooMany => (
                 StatusCode::TOO_MANY_REQUESTS,
-                "There were too many wrong tokens. Wait some seconds.",
+                "That is not the token, as others before it. Wait some seconds.",
             ),
             Guess::Right => return self.let_in(),
         };
@@ -241,16 +247,16 @@ impl Dashboard {
         }
     }
 
-    fn state(&self, uri: &Uri) -> Answer {
-        self.shared.is_asked();
+    async fn state(&self, uri: &Uri) -> Answer {
+        self.shared.is_asked_for(Part::State).await;
         let since = parameter(uri, "since").unwrap_or_default();
         let content = self.shared.content();
         json_answer(serde_json::to_vec(&content.state.since(&since)))
     }
 
     /// Rows that have changed, and the sums behind a number.
-    fn live(&self, uri: &Uri) -> Answer {
-        self.shared.is_asked();
+    async fn live(&self, uri: &Uri) -> Answer {
+        self.shared.is_asked_for(Part::Rows).await;
         let since = parameter(uri, "since").unwrap_or_default();
         let after: u64 = number(uri, "after");
         let content = self.shared.content();
@@ -261,6 +267,7 @@ impl Dashboard {
             "rows": content.live.since(&since),
             "totals": totals,
             "last": last,
+            "now": OffsetDateTime::now_utc().unix_timestamp(),
         });
         drop(content);
         json_answer(serde_json::to_vec(&answered))
@@ -275,12 +282,11 @@ impl Dashboard {
 
     /// What would stop without a key, a vault or an identity.
     async fn what_if(&self, uri: &Uri) -> Answer {
-        let Some(loss) = loss_of(uri) else {
-            return said(
-                StatusCode::BAD_REQUEST,
-                "key, vault or identity is needed\n",
-            );
+        let loss = match loss_of(uri) {
+            Ok(loss) => loss,
+            Err(why) => return said(StatusCode::BAD_REQUEST, why),
         };
+        self.shared.is_asked_for(Part::State).await;
         let dependencies = self.shared.content().dependencies.clone();
         let Some(dependencies) = dependencies else {
             return said(StatusCode::SERVICE_UNAVAILABLE, "nothing was seen yet\n");
@@ -306,22 +312,32 @@ impl Dashboard {
     }
 }
 
-#[derive(PartialEq, Eq)]
+/// What somebody shows to be let in.
 enum Guess {
     Right,
     Wrong,
+    /// Wrong as well, after many others.
     TooMany,
 }
 
-fn loss_of(uri: &Uri) -> Option<Loss> {
+/// The token of an `Authorization`, whose scheme may be written in any case (RFC 9110).
+fn bearer(authorization: &str) -> Option<&str> {
+    let (scheme, token) = authorization.split_once(' ')?;
+    let is_bearer = scheme.eq_ignore_ascii_case("bearer");
+    is_bearer.then(|| token.trim())
+}
+
+fn loss_of(uri: &Uri) -> Result<Loss, &'static str> {
     if let Some(key) = parameter(uri, "key") {
-        return Some(Loss::Key(key));
+        return Ok(Loss::Key(key));
     }
     if let Some(vault) = parameter(uri, "vault") {
-        return Some(Loss::Vault(vault));
+        return Ok(Loss::Vault(vault.to_ascii_lowercase()));
     }
-    let identity = parameter(uri, "identity")?;
-    Some(Loss::Identity(Uuid::try_parse(&identity).ok()?))
+    let identity = parameter(uri, "identity").ok_or("key, vault or identity is needed\n")?;
+    let id = Uuid::try_parse(&identity);
+    let id = id.map_err(|_| "an identity is named by its object id, a UUID\n")?;
+    Ok(Loss::Identity(id))
 }
 
 fn parameter(uri: &Uri, name: &str) -> Option<String> {
@@ -380,15 +396,25 @@ mod tests {
     }
 
     #[test]
+    fn a_token_follows_a_scheme_in_any_case() {
+        for written in ["Bearer t", "bearer t", "BEARER  t "] {
+            assert_eq!(bearer(written), Some("t"), "{written}");
+        }
+        for other in ["Basic t", "t", "Bearert"] {
+            assert_eq!(bearer(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn a_loss_is_a_key_a_vault_or_an_identity() {
         let loss = |query: &str| loss_of(&format!("/api/what-if?{query}").parse().unwrap());
         let key = "https://v.vault.localhost/keys/k";
         let encoded = "key=https%3A%2F%2Fv.vault.localhost%2Fkeys%2Fk";
-        assert_eq!(loss(encoded), Some(Loss::Key(key.into())));
-        assert_eq!(loss("vault=v"), Some(Loss::Vault("v".into())));
+        assert_eq!(loss(encoded), Ok(Loss::Key(key.into())));
+        assert_eq!(loss("vault=V"), Ok(Loss::Vault("v".into())));
         let id = Uuid::from_u128(7);
-        assert_eq!(loss(&format!("identity={id}")), Some(Loss::Identity(id)));
-        assert_eq!(loss("identity=x"), None);
-        assert_eq!(loss("disk=x"), None);
+        assert_eq!(loss(&format!("identity={id}")), Ok(Loss::Identity(id)));
+        assert!(loss("identity=x").unwrap_err().contains("UUID"));
+        assert!(loss("disk=x").unwrap_err().contains("needed"));
     }
 }

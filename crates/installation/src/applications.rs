@@ -132,62 +132,65 @@ fn missing(object_id: Uuid) -> CatalogError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::contract::on_each;
     use time::Duration;
 
     #[test]
     fn an_application_has_one_password_that_ends() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let by = installation.operator();
-        let app = installation.create_application("pipeline").unwrap();
-        assert_eq!(app.password_id(), None);
-        let who = |secret: &IdentitySecret| {
-            let found = installation.identity_by_secret(secret.expose()).unwrap();
-            found.map(|identity| identity.object_id)
-        };
-        let ends = OffsetDateTime::now_utc() + Duration::days(1);
-        let add = || installation.add_password(app.object_id, ends, &by);
-        let (with, secret) = add().unwrap();
-        assert_eq!(who(&secret), Some(app.object_id));
-        let stored = installation.find_identity("pipeline").unwrap();
-        assert_eq!(stored.record, with);
-        assert!(add().is_err(), "it has one");
-        let past = OffsetDateTime::now_utc() - Duration::SECOND;
-        let catalog = installation.catalog();
-        let hash = with.secret_hash.as_ref();
-        catalog
-            .set_identity_secret(&stored, hash, Some(past))
-            .unwrap();
-        assert_eq!(who(&secret), None, "it has ended");
-        let id = with.password_id().unwrap();
-        let remove = |id| installation.remove_password(app.object_id, id, &by);
-        assert!(remove(Uuid::nil()).is_err());
-        remove(id).unwrap();
-        assert!(remove(id).is_err(), "twice");
-        let (newer, secret) = add().unwrap();
-        assert_ne!(newer.password_id(), Some(id));
-        assert_eq!(who(&secret), Some(app.object_id));
-        // One that the operator gives does not end.
-        let stored = installation.find_identity("pipeline").unwrap();
-        installation.reset_secret(&stored).unwrap();
-        let stored = installation.find_identity("pipeline").unwrap().record;
-        assert!(stored.is_application && stored.secret_ends.is_none());
+        on_each(|place| {
+            let installation = place.installation();
+            let by = installation.operator();
+            let app = installation.create_application("pipeline").unwrap();
+            assert_eq!(app.password_id(), None);
+            let who = |secret: &IdentitySecret| {
+                let found = installation.identity_by_secret(secret.expose()).unwrap();
+                found.map(|identity| identity.object_id)
+            };
+            let ends = OffsetDateTime::now_utc() + Duration::days(1);
+            let add = || installation.add_password(app.object_id, ends, &by);
+            let (with, secret) = add().unwrap();
+            assert_eq!(who(&secret), Some(app.object_id));
+            let stored = installation.find_identity("pipeline").unwrap();
+            assert_eq!(stored.record, with);
+            assert!(add().is_err(), "it has one");
+            let past = OffsetDateTime::now_utc() - Duration::SECOND;
+            let catalog = installation.catalog();
+            let hash = with.secret_hash.as_ref();
+            catalog
+                .set_identity_secret(&stored, hash, Some(past))
+                .unwrap();
+            assert_eq!(who(&secret), None, "it has ended");
+            let id = with.password_id().unwrap();
+            let remove = |id| installation.remove_password(app.object_id, id, &by);
+            assert!(remove(Uuid::nil()).is_err());
+            remove(id).unwrap();
+            assert!(remove(id).is_err(), "twice");
+            let (newer, secret) = add().unwrap();
+            assert_ne!(newer.password_id(), Some(id));
+            assert_eq!(who(&secret), Some(app.object_id));
+            // One that the operator gives does not end.
+            let stored = installation.find_identity("pipeline").unwrap();
+            installation.reset_secret(&stored).unwrap();
+            let stored = installation.find_identity("pipeline").unwrap().record;
+            assert!(stored.is_application && stored.secret_ends.is_none());
+        });
     }
 
     #[test]
     fn only_an_application_gets_a_password() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let (alice, secret) = installation.create_identity("alice").unwrap();
-        assert_eq!(alice.password_id(), None);
-        let ends = OffsetDateTime::now_utc() + Duration::days(1);
-        let by = installation.operator();
-        let added = installation.add_password(alice.object_id, ends, &by);
-        assert!(added.is_err());
-        let removed = installation.remove_password(alice.object_id, Uuid::nil(), &by);
-        assert!(removed.is_err());
-        let found = installation.identity_by_secret(secret.expose()).unwrap();
-        assert_eq!(found, Some(alice));
-        assert!(installation.create_application("alice").is_err());
+        on_each(|place| {
+            let installation = place.installation();
+            let (alice, secret) = installation.create_identity("alice").unwrap();
+            assert_eq!(alice.password_id(), None);
+            let ends = OffsetDateTime::now_utc() + Duration::days(1);
+            let by = installation.operator();
+            let added = installation.add_password(alice.object_id, ends, &by);
+            assert!(added.is_err());
+            let removed = installation.remove_password(alice.object_id, Uuid::nil(), &by);
+            assert!(removed.is_err());
+            let found = installation.identity_by_secret(secret.expose()).unwrap();
+            assert_eq!(found, Some(alice));
+            assert!(installation.create_application("alice").is_err());
+        });
     }
 }

@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::catalog::CatalogError;
 use vault::VaultError;
 use vault::audit::AuditError;
+use vault::lacks_space;
 
 /// Why a control operation was refused or failed.
 #[derive(Debug, Error)]
@@ -126,6 +127,18 @@ impl InstallationError {
             | Self::KeyFile { .. }
             | Self::Missing { .. }
             | Self::NoStateDirectory => "StateDirectory",
+        }
+    }
+
+    /// Whether there is no room on a file system of the installation: for what was to be written, or for its record in an
+    /// audit log, without which nothing is done.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Catalog(error) => error.is_no_space(),
+            Self::Vault(error) => error.is_no_space(),
+            Self::Audit(error) => error.is_no_space(),
+            Self::Directory { source, .. } | Self::KeyFile { source, .. } => lacks_space(source),
+            _ => false,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! managed identities). The secret is 256 random bits, shown once and stored as its SHA-256.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,11 +15,13 @@ use zeroize::Zeroizing;
 use super::{Installation, InstallationError, retrying};
 use crate::catalog::{CatalogError, Change, IdentityOwner, IdentityRecord, Kind, Stored};
 use keys::{fill_random, sha256};
-use vault::audit::AuditRecord;
+use vault::audit::{AuditError, AuditRecord};
 use vault::{Caller, VaultError, VaultErrorCode};
 
 /// Random bytes of a secret.
 const SECRET_LEN: usize = 32;
+/// For how long tokens of an identity are counted where there is no room to record each.
+const TOKENS_COUNTED: Duration = Duration::from_secs(3600);
 /// The secret of an identity, to be handed to its owner once.
 pub struct IdentitySecret(Zeroizing<String>);
 
@@ -151,7 +154,9 @@ impl Installation {
         })
     }
 
-    /// Records that an identity is given a token, in answer to a request from `peer`.
+    /// Records that an identity is given a token, in answer to a request from `peer`. Where there is room for essential
+    /// records only, those of an identity and an address are counted, which takes next to none: who is to take access
+    /// away then has to log in.
     ///
     /// # Errors
     /// When it cannot be recorded; the token must not be given then.
@@ -162,7 +167,11 @@ impl Installation {
     ) -> Result<(), InstallationError> {
         let caller = Caller::remote(identity.object_id, peer);
         let record = identity_record("TokenIssue", identity, &caller);
-        Ok(self.audit_log()?.append(&record)?)
+        let log = self.audit_log()?;
+        match log.append(&record) {
+            Err(AuditError::Full) => Ok(log.append_counted(record, TOKENS_COUNTED)?),
+            recorded => Ok(recorded?),
+        }
     }
 
     /// The identity whose secret that is.
@@ -251,89 +260,90 @@ pub fn check_name(name: &str) -> Result<(), InstallationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::contract::on_each;
     use crate::catalog::{DesIdentity, DiskEncryptionSetRecord, EncryptionType};
-
-    fn installation() -> (tempfile::TempDir, Installation) {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        (dir, installation)
-    }
 
     #[test]
     fn a_secret_proves_its_identity_until_it_is_replaced_or_deleted() {
-        let (_dir, installation) = installation();
-        let (alice, secret) = installation.create_identity("alice").unwrap();
-        installation.create_identity("bob").unwrap();
-        let who = |secret: &str| installation.identity_by_secret(secret).unwrap();
-        assert_eq!(who(secret.expose()), Some(alice.clone()));
-        let mut wrong = secret.expose().to_owned();
-        let last = wrong.pop().unwrap();
-        wrong.push(if last == 'A' { 'B' } else { 'A' });
-        for wrong in ["", ".", "x.y", &wrong, &secret.expose()[..40]] {
-            assert_eq!(who(wrong), None, "{wrong}");
-        }
-        let stored = installation.find_identity("alice").unwrap();
-        let newer = installation.reset_secret(&stored).unwrap();
-        assert_eq!(who(secret.expose()), None);
-        assert!(who(newer.expose()).is_some());
-        installation.delete_identity("alice").unwrap();
-        assert_eq!(who(newer.expose()), None);
-        assert!(installation.find_identity("alice").is_err());
+        on_each(|place| {
+            let installation = place.installation();
+            let (alice, secret) = installation.create_identity("alice").unwrap();
+            installation.create_identity("bob").unwrap();
+            let who = |secret: &str| installation.identity_by_secret(secret).unwrap();
+            assert_eq!(who(secret.expose()), Some(alice.clone()));
+            let mut wrong = secret.expose().to_owned();
+            let last = wrong.pop().unwrap();
+            wrong.push(if last == 'A' { 'B' } else { 'A' });
+            for wrong in ["", ".", "x.y", &wrong, &secret.expose()[..40]] {
+                assert_eq!(who(wrong), None, "{wrong}");
+            }
+            let stored = installation.find_identity("alice").unwrap();
+            let newer = installation.reset_secret(&stored).unwrap();
+            assert_eq!(who(secret.expose()), None);
+            assert!(who(newer.expose()).is_some());
+            installation.delete_identity("alice").unwrap();
+            assert_eq!(who(newer.expose()), None);
+            assert!(installation.find_identity("alice").is_err());
+        });
     }
 
     #[test]
     fn the_identity_of_a_set_goes_with_the_set() {
-        let (_dir, installation) = installation();
-        let set = DiskEncryptionSetRecord {
-            name: "set".into(),
-            identity: DesIdentity::SystemAssigned,
-            principal_id: Uuid::new_v4(),
-            key_url: "https://v.vault.localhost/keys/k".into(),
-            encryption_type: EncryptionType::default(),
-            previous_keys: Vec::new(),
-            auto_rotation: false,
-            last_rotation: None,
-            created: OffsetDateTime::now_utc(),
-        };
-        let catalog = installation.catalog();
-        catalog.insert_des(&set).unwrap();
-        let identity = installation
-            .find_identity("disk-encryption-set/set")
-            .unwrap();
-        assert_eq!(identity.record.object_id, set.principal_id);
-        assert_eq!(identity.record.secret_hash, None);
-        let secret = installation.reset_secret(&identity).unwrap();
-        let found = installation.identity_by_secret(secret.expose()).unwrap();
-        assert_eq!(found.map(|i| i.object_id), Some(set.principal_id));
-        let by_id = catalog.identity_by_object(set.principal_id).unwrap();
-        assert!(by_id.is_some());
-        catalog
-            .delete_des("set", catalog.des("set").unwrap().rev)
-            .unwrap();
-        assert_eq!(
-            installation.identity_by_secret(secret.expose()).unwrap(),
-            None
-        );
-        assert_eq!(catalog.identity_by_object(set.principal_id).unwrap(), None);
-        assert!(catalog.identities().unwrap().is_empty());
+        on_each(|place| {
+            let installation = place.installation();
+            let set = DiskEncryptionSetRecord {
+                name: "set".into(),
+                identity: DesIdentity::SystemAssigned,
+                principal_id: Uuid::new_v4(),
+                key_url: "https://v.vault.localhost/keys/k".into(),
+                encryption_type: EncryptionType::default(),
+                previous_keys: Vec::new(),
+                auto_rotation: false,
+                last_rotation: None,
+                created: OffsetDateTime::now_utc(),
+            };
+            let catalog = installation.catalog();
+            catalog.insert_des(&set).unwrap();
+            let identity = installation
+                .find_identity("disk-encryption-set/set")
+                .unwrap();
+            assert_eq!(identity.record.object_id, set.principal_id);
+            assert_eq!(identity.record.secret_hash, None);
+            let secret = installation.reset_secret(&identity).unwrap();
+            let found = installation.identity_by_secret(secret.expose()).unwrap();
+            assert_eq!(found.map(|i| i.object_id), Some(set.principal_id));
+            let by_id = catalog.identity_by_object(set.principal_id).unwrap();
+            assert!(by_id.is_some());
+            catalog
+                .delete_des("set", catalog.des("set").unwrap().rev)
+                .unwrap();
+            assert_eq!(
+                installation.identity_by_secret(secret.expose()).unwrap(),
+                None
+            );
+            assert_eq!(catalog.identity_by_object(set.principal_id).unwrap(), None);
+            assert!(catalog.identities().unwrap().is_empty());
+        });
     }
 
     #[test]
     fn bad_and_taken_names_are_refused() {
-        let (_dir, installation) = installation();
-        installation.create_identity("alice").unwrap();
-        for bad in ["ab", "-ab", "a b", "a/b", "", &"x".repeat(129)] {
-            assert!(installation.create_identity(bad).is_err(), "{bad}");
-        }
-        let error = installation.create_identity("alice").err().unwrap();
-        assert!(
-            matches!(
-                error,
-                InstallationError::Catalog(CatalogError::Exists { .. })
-            ),
-            "{error}"
-        );
-        let error = installation.find_identity("disk-encryption-set/none");
-        assert!(error.is_err());
+        on_each(|place| {
+            let installation = place.installation();
+            installation.create_identity("alice").unwrap();
+            for bad in ["ab", "-ab", "a b", "a/b", "", &"x".repeat(129)] {
+                assert!(installation.create_identity(bad).is_err(), "{bad}");
+            }
+            let error = installation.create_identity("alice").err().unwrap();
+            assert!(
+                matches!(
+                    error,
+                    InstallationError::Catalog(CatalogError::Exists { .. })
+                ),
+                "{error}"
+            );
+            let error = installation.find_identity("disk-encryption-set/none");
+            assert!(error.is_err());
+        });
     }
 }

@@ -9,6 +9,7 @@
 //! STATE_DIR/disks/NAME/{header,LAYER.data,LAYER.map}
 //! ```
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +17,7 @@ use uuid::Uuid;
 
 use super::InstallationError;
 use super::files::private_dir;
-use crate::catalog::{COPY_FILE, Catalog, CatalogError, InstallationRecord, SqliteCatalog};
+use crate::catalog::{COPY_FILE, Catalog, CatalogError, DatabaseCatalog, InstallationRecord};
 use crate::envelope::ResourceKind;
 use keys::sha256;
 use vault::Caller;
@@ -49,7 +50,7 @@ impl Installation {
         }
         // On a full file system the catalog cannot be opened either.
         Reserve::of(&state_dir.join("audit.db")).release_if_full();
-        Self::with_catalog(state_dir, SqliteCatalog::open(&catalog)?)
+        Self::with_catalog(state_dir, DatabaseCatalog::open(&catalog)?)
     }
 
     /// Opens the installation in `state_dir` for those who only look: where there is none, none is made.
@@ -57,12 +58,28 @@ impl Installation {
     /// # Errors
     /// [`InstallationError::Missing`], and as [`Installation::open`].
     pub fn open_existing(state_dir: &Path) -> Result<Self, InstallationError> {
-        let catalog = state_dir.join("catalog.db");
-        if catalog.symlink_metadata().is_err() && left_of(&catalog).is_none() {
-            let path = state_dir.into();
-            return Err(InstallationError::Missing { path });
+        match Self::is_there(state_dir)? {
+            true => Self::open(state_dir),
+            false => Err(InstallationError::Missing {
+                path: state_dir.into(),
+            }),
         }
-        Self::open(state_dir)
+    }
+
+    /// Whether there is an installation in a directory, or what is left of one.
+    ///
+    /// # Errors
+    /// [`InstallationError::Directory`]: this user may not look, which is not to be taken for none.
+    pub fn is_there(state_dir: &Path) -> Result<bool, InstallationError> {
+        let catalog = state_dir.join("catalog.db");
+        match catalog.symlink_metadata() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(left_of(&catalog).is_some()),
+            Err(source) => Err(InstallationError::Directory {
+                path: state_dir.into(),
+                source,
+            }),
+        }
     }
 
     /// Whether this program can open the installation, in which nothing is changed.
@@ -70,13 +87,13 @@ impl Installation {
     /// # Errors
     /// [`InstallationError`]: why not.
     pub fn look(state_dir: &Path) -> Result<(), InstallationError> {
-        Ok(SqliteCatalog::look(&state_dir.join("catalog.db"))?)
+        Ok(DatabaseCatalog::look(&state_dir.join("catalog.db"))?)
     }
 
     /// With a catalog that is there.
     pub fn with_catalog(
         state_dir: PathBuf,
-        catalog: SqliteCatalog,
+        catalog: DatabaseCatalog,
     ) -> Result<Self, InstallationError> {
         Ok(Self {
             identities: Mutex::new(catalog.installation()?),
@@ -244,13 +261,13 @@ mod tests {
         }
     }
 
-    fn made_again(path: &Path) -> (SqliteCatalog, InstallationRecord) {
+    fn made_again(path: &Path) -> (DatabaseCatalog, InstallationRecord) {
         let own = InstallationRecord {
             operator: Uuid::new_v4(),
             platform: Uuid::new_v4(),
         };
         let empty = CatalogCopy::new(own, Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        (SqliteCatalog::make_again(path, &empty).unwrap(), own)
+        (DatabaseCatalog::make_again(path, &empty).unwrap(), own)
     }
 
     #[test]
@@ -282,7 +299,7 @@ mod tests {
             assert!(purged().is_some());
             // What was open before has left the files of the new one alone.
             drop(made);
-            let known = SqliteCatalog::open(&path).unwrap();
+            let known = DatabaseCatalog::open(&path).unwrap();
             assert!(known.vault_purged_at(PURGED).unwrap().is_some());
             lose_catalog(&state);
         }
@@ -325,6 +342,21 @@ mod tests {
         let is_lost =
             |error| matches!(error, InstallationError::Catalog(CatalogError::Lost { .. }));
         assert!(lost.is_err_and(is_lost));
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_taken_for_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        // What the system says of it is not that there is nothing.
+        let looked = Installation::open_existing(&file.join("state"));
+        let looked = looked.err().unwrap();
+        assert!(
+            matches!(looked, InstallationError::Directory { .. }),
+            "{looked}"
+        );
+        assert!(!Installation::is_there(dir.path()).unwrap());
     }
 
     #[test]

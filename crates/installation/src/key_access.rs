@@ -185,17 +185,21 @@ fn current(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::contract::{Place, on_each};
     use std::collections::BTreeSet;
     use vault::WrapAlgorithm::RsaOaep256;
 
     #[test]
     fn many_at_once_make_one_platform_key() {
-        let dir = tempfile::tempdir().unwrap();
+        on_each(many_make_one_platform_key);
+    }
+
+    fn many_make_one_platform_key(place: &Place) {
         let versions: BTreeSet<String> = std::thread::scope(|scope| {
             let makers: Vec<_> = (0..4)
                 .map(|_| {
                     scope.spawn(|| {
-                        let installation = Installation::open(dir.path()).unwrap();
+                        let installation = place.installation();
                         let access = installation.wrapping_key(None).unwrap();
                         access.key.version.unwrap()
                     })
@@ -205,7 +209,7 @@ mod tests {
         });
         assert_eq!(versions.len(), 1);
 
-        let installation = Installation::open(dir.path()).unwrap();
+        let installation = place.installation();
         let access = installation.wrapping_key(None).unwrap();
         let (vault, caller) = (&access.vault, &access.caller);
         let wrapped = vault

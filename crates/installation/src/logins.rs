@@ -399,55 +399,57 @@ fn hashed(password: &str) -> Result<String, InstallationError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::contract::{Place, on_each};
 
     const PASSWORD: &str = "correct horse battery";
 
-    fn installation() -> (tempfile::TempDir, Installation) {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
+    fn installation(place: &Place) -> Installation {
+        let installation = place.installation();
         installation.create_identity("alice").unwrap();
-        (dir, installation)
+        installation
     }
 
     #[test]
     fn a_password_is_its_users_until_it_is_changed_or_taken_away() {
-        let (_dir, installation) = installation();
-        let who = |name: &str, password: &str| {
-            let found = installation.user_by_password(name, password).unwrap();
-            found.map(|identity| identity.owner.to_string())
-        };
-        let alice = installation.catalog().identity("alice").unwrap().record;
-        let stamp = || installation.login_stamp(&alice).unwrap();
-        let before = stamp();
-        assert_eq!(who("alice", ""), None, "she has none yet");
-        installation.set_password("alice", PASSWORD).unwrap();
-        assert_ne!(stamp(), before);
-        assert_eq!(who("alice", PASSWORD).as_deref(), Some("alice"));
-        for (name, password) in [
-            ("alice", "correct horse batterx"),
-            ("alice", ""),
-            ("bob", PASSWORD),
-            ("", PASSWORD),
-        ] {
-            assert_eq!(who(name, password), None, "{name} {password}");
-        }
-        let stored = installation
-            .catalog()
-            .password(alice.object_id)
-            .unwrap()
-            .unwrap();
-        assert!(
-            stored.starts_with("scrypt$") && !stored.contains("horse"),
-            "{stored}"
-        );
-        installation
-            .set_password("alice", "another long password")
-            .unwrap();
-        assert_eq!(who("alice", PASSWORD), None);
-        installation.delete_password("alice").unwrap();
-        assert_eq!(who("alice", "another long password"), None);
-        assert!(installation.set_password("alice", "short").is_err());
-        assert!(installation.set_password("nobody", PASSWORD).is_err());
+        on_each(|place| {
+            let installation = installation(place);
+            let who = |name: &str, password: &str| {
+                let found = installation.user_by_password(name, password).unwrap();
+                found.map(|identity| identity.owner.to_string())
+            };
+            let alice = installation.catalog().identity("alice").unwrap().record;
+            let stamp = || installation.login_stamp(&alice).unwrap();
+            let before = stamp();
+            assert_eq!(who("alice", ""), None, "she has none yet");
+            installation.set_password("alice", PASSWORD).unwrap();
+            assert_ne!(stamp(), before);
+            assert_eq!(who("alice", PASSWORD).as_deref(), Some("alice"));
+            for (name, password) in [
+                ("alice", "correct horse batterx"),
+                ("alice", ""),
+                ("bob", PASSWORD),
+                ("", PASSWORD),
+            ] {
+                assert_eq!(who(name, password), None, "{name} {password}");
+            }
+            let stored = installation
+                .catalog()
+                .password(alice.object_id)
+                .unwrap()
+                .unwrap();
+            assert!(
+                stored.starts_with("scrypt$") && !stored.contains("horse"),
+                "{stored}"
+            );
+            installation
+                .set_password("alice", "another long password")
+                .unwrap();
+            assert_eq!(who("alice", PASSWORD), None);
+            installation.delete_password("alice").unwrap();
+            assert_eq!(who("alice", "another long password"), None);
+            assert!(installation.set_password("alice", "short").is_err());
+            assert!(installation.set_password("nobody", PASSWORD).is_err());
+        });
     }
 
     #[test]
@@ -468,66 +470,70 @@ mod tests {
 
     #[test]
     fn a_login_on_a_device_is_approved_once_and_used_once() {
-        let (_dir, installation) = installation();
-        let peer = ([192, 0, 2, 1], 9).into();
-        let login = installation
-            .begin_device_login(peer, "az", "https://h")
-            .unwrap();
-        let poll = || {
-            installation
-                .poll_device_login(&login.device_code, "az")
-                .unwrap()
-        };
-        assert_eq!(poll(), DeviceState::Pending);
-        assert_eq!(
-            installation.poll_device_login("guessed", "az").unwrap(),
-            DeviceState::Expired
-        );
-        let approve = |code: &str, name: &str| installation.approve_device_login(code, name);
-        assert!(approve("AAAA-AAAA", "alice").is_err());
-        assert!(approve(&login.user_code, "nobody").is_err());
-        let typed = login.user_code.to_lowercase().replace('-', " ");
-        assert_eq!(installation.device_login(&typed).unwrap().peer, "192.0.2.1");
-        approve(&typed, "alice").unwrap();
-        assert!(approve(&login.user_code, "alice").is_err(), "twice");
-        let alice = installation.catalog().identity("alice").unwrap().record;
-        assert_eq!(poll(), DeviceState::Approved(alice, "https://h".into()));
-        assert_eq!(poll(), DeviceState::Expired, "it is used");
+        on_each(|place| {
+            let installation = installation(place);
+            let peer = ([192, 0, 2, 1], 9).into();
+            let login = installation
+                .begin_device_login(peer, "az", "https://h")
+                .unwrap();
+            let poll = || {
+                installation
+                    .poll_device_login(&login.device_code, "az")
+                    .unwrap()
+            };
+            assert_eq!(poll(), DeviceState::Pending);
+            assert_eq!(
+                installation.poll_device_login("guessed", "az").unwrap(),
+                DeviceState::Expired
+            );
+            let approve = |code: &str, name: &str| installation.approve_device_login(code, name);
+            assert!(approve("AAAA-AAAA", "alice").is_err());
+            assert!(approve(&login.user_code, "nobody").is_err());
+            let typed = login.user_code.to_lowercase().replace('-', " ");
+            assert_eq!(installation.device_login(&typed).unwrap().peer, "192.0.2.1");
+            approve(&typed, "alice").unwrap();
+            assert!(approve(&login.user_code, "alice").is_err(), "twice");
+            let alice = installation.catalog().identity("alice").unwrap().record;
+            assert_eq!(poll(), DeviceState::Approved(alice, "https://h".into()));
+            assert_eq!(poll(), DeviceState::Expired, "it is used");
+        });
     }
 
     #[test]
     fn logins_that_wait_are_bounded_and_go_with_time_and_identity() {
-        let (_dir, installation) = installation();
-        let peer = |last: u8| ([192, 0, 2, last], 9).into();
-        let begin = |last| installation.begin_device_login(peer(last), "az", "https://h");
-        let mut logins = Vec::new();
-        for last in 0..(MAX_DEVICE_LOGINS / MAX_OF_PEER) as u8 {
-            logins.extend((0..MAX_OF_PEER).map(|_| begin(last).unwrap()));
-            assert!(begin(last).is_err(), "others have room");
-        }
-        assert!(begin(255).is_err());
-        installation
-            .approve_device_login(&logins[0].user_code, "alice")
-            .unwrap();
-        installation.delete_identity("alice").unwrap();
-        let poll = |at: usize| {
+        on_each(|place| {
+            let installation = installation(place);
+            let peer = |last: u8| ([192, 0, 2, last], 9).into();
+            let begin = |last| installation.begin_device_login(peer(last), "az", "https://h");
+            let mut logins = Vec::new();
+            for last in 0..(MAX_DEVICE_LOGINS / MAX_OF_PEER) as u8 {
+                logins.extend((0..MAX_OF_PEER).map(|_| begin(last).unwrap()));
+                assert!(begin(last).is_err(), "others have room");
+            }
+            assert!(begin(255).is_err());
             installation
-                .poll_device_login(&logins[at].device_code, "az")
-                .unwrap()
-        };
-        assert_eq!(poll(0), DeviceState::Expired);
-        // Past their time they make room.
-        let mut old = installation.catalog().device_logins().unwrap().remove(0);
-        let code = old.user_code.clone();
-        assert!(installation.catalog().delete_device_login(&code).unwrap());
-        old.expires = old.created - DEVICE_LIFETIME;
-        assert!(
-            installation
-                .catalog()
-                .insert_device_login(&old, MAX_DEVICE_LOGINS, MAX_OF_PEER)
-                .unwrap()
-        );
-        assert!(installation.device_login(&code).is_err());
-        begin(255).unwrap();
+                .approve_device_login(&logins[0].user_code, "alice")
+                .unwrap();
+            installation.delete_identity("alice").unwrap();
+            let poll = |at: usize| {
+                installation
+                    .poll_device_login(&logins[at].device_code, "az")
+                    .unwrap()
+            };
+            assert_eq!(poll(0), DeviceState::Expired);
+            // Past their time they make room.
+            let mut old = installation.catalog().device_logins().unwrap().remove(0);
+            let code = old.user_code.clone();
+            assert!(installation.catalog().delete_device_login(&code).unwrap());
+            old.expires = old.created - DEVICE_LIFETIME;
+            assert!(
+                installation
+                    .catalog()
+                    .insert_device_login(&old, MAX_DEVICE_LOGINS, MAX_OF_PEER)
+                    .unwrap()
+            );
+            assert!(installation.device_login(&code).is_err());
+            begin(255).unwrap();
+        });
     }
 }

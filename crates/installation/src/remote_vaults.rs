@@ -161,72 +161,74 @@ impl Installation {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::contract::on_each;
     use vault::VaultSettings;
 
     #[test]
     fn a_remote_vault_is_known_once_connected_and_kept_while_a_set_needs_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let url = "https://far.vault.example:8443";
-        let system = DesIdentity::SystemAssigned;
-        let imds = DesIdentity::Imds { client_id: None };
-        let unknown = installation.key_vault_at(url, &imds).err().unwrap();
-        assert!(
-            unknown.to_string().contains("keyvault connect"),
-            "{unknown}"
-        );
-        let connected = installation.connect_vault("Far", &format!("{url}/"), None, None);
-        assert_eq!(connected.unwrap().name, "far");
-        installation.key_vault_at(url, &imds).unwrap();
-        let identity = installation.key_vault_at(url, &system).err().unwrap();
-        assert!(identity.to_string().contains("--identity"), "{identity}");
-        let remote = installation.vault("far").err().unwrap();
-        assert!(remote.to_string().contains(url), "{remote}");
+        on_each(|place| {
+            let installation = place.installation();
+            let url = "https://far.vault.example:8443";
+            let system = DesIdentity::SystemAssigned;
+            let imds = DesIdentity::Imds { client_id: None };
+            let unknown = installation.key_vault_at(url, &imds).err().unwrap();
+            assert!(
+                unknown.to_string().contains("keyvault connect"),
+                "{unknown}"
+            );
+            let connected = installation.connect_vault("Far", &format!("{url}/"), None, None);
+            assert_eq!(connected.unwrap().name, "far");
+            installation.key_vault_at(url, &imds).unwrap();
+            let identity = installation.key_vault_at(url, &system).err().unwrap();
+            assert!(identity.to_string().contains("--identity"), "{identity}");
+            let remote = installation.vault("far").err().unwrap();
+            assert!(remote.to_string().contains(url), "{remote}");
 
-        installation
-            .create_vault("near", &VaultSettings::default())
-            .unwrap();
-        for (name, url, why) in [
-            ("far", "https://other.example", "exists already"),
-            ("near", "https://other.example", "exists already"),
-            ("again", url, "exists already"),
-            (
-                "x1y",
-                "https://near.vault.localhost",
-                "of this installation",
-            ),
-            ("platform", "https://other.example", "reserved"),
-            ("other", "http://other.example", "https://HOST"),
-        ] {
-            let error = installation
-                .connect_vault(name, url, None, None)
+            installation
+                .create_vault("near", &VaultSettings::default())
+                .unwrap();
+            for (name, url, why) in [
+                ("far", "https://other.example", "exists already"),
+                ("near", "https://other.example", "exists already"),
+                ("again", url, "exists already"),
+                (
+                    "x1y",
+                    "https://near.vault.localhost",
+                    "of this installation",
+                ),
+                ("platform", "https://other.example", "reserved"),
+                ("other", "http://other.example", "https://HOST"),
+            ] {
+                let error = installation
+                    .connect_vault(name, url, None, None)
+                    .unwrap_err();
+                assert!(error.to_string().contains(why), "{error} for {why}");
+            }
+            let no_ca = installation.connect_vault("far", url, Some("x".into()), None);
+            assert!(no_ca.unwrap_err().to_string().contains("CERTIFICATE"));
+            let in_clear = Some("http://other.example/token".into());
+            let in_clear = installation.connect_vault("far", url, None, in_clear);
+            assert!(in_clear.unwrap_err().to_string().contains("https://HOST"));
+            let federated = DesIdentity::UserAssigned {
+                object_id: uuid::Uuid::new_v4(),
+                federated_client_id: Some(uuid::Uuid::new_v4()),
+            };
+            let unknown = installation.key_vault_at(url, &federated).err().unwrap();
+            assert!(
+                unknown.to_string().contains("--token-endpoint"),
+                "{unknown}"
+            );
+            let endpoint = Some("https://far.example/adfs/oauth2/v2.0/token".into());
+            installation
+                .connect_vault("far", url, None, endpoint)
+                .unwrap();
+            installation.key_vault_at(url, &federated).unwrap();
+            let here = installation
+                .disconnect_vault("near", |_| Ok(()))
                 .unwrap_err();
-            assert!(error.to_string().contains(why), "{error} for {why}");
-        }
-        let no_ca = installation.connect_vault("far", url, Some("x".into()), None);
-        assert!(no_ca.unwrap_err().to_string().contains("CERTIFICATE"));
-        let in_clear = Some("http://other.example/token".into());
-        let in_clear = installation.connect_vault("far", url, None, in_clear);
-        assert!(in_clear.unwrap_err().to_string().contains("https://HOST"));
-        let federated = DesIdentity::UserAssigned {
-            object_id: uuid::Uuid::new_v4(),
-            federated_client_id: Some(uuid::Uuid::new_v4()),
-        };
-        let unknown = installation.key_vault_at(url, &federated).err().unwrap();
-        assert!(
-            unknown.to_string().contains("--token-endpoint"),
-            "{unknown}"
-        );
-        let endpoint = Some("https://far.example/adfs/oauth2/v2.0/token".into());
-        installation
-            .connect_vault("far", url, None, endpoint)
-            .unwrap();
-        installation.key_vault_at(url, &federated).unwrap();
-        let here = installation
-            .disconnect_vault("near", |_| Ok(()))
-            .unwrap_err();
-        assert!(matches!(here, InstallationError::VaultHere { .. }));
-        installation.disconnect_vault("far", |_| Ok(())).unwrap();
-        assert!(installation.key_vault_at(url, &imds).is_err());
+            assert!(matches!(here, InstallationError::VaultHere { .. }));
+            installation.disconnect_vault("far", |_| Ok(())).unwrap();
+            assert!(installation.key_vault_at(url, &imds).is_err());
+        });
     }
 }

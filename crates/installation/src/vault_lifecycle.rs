@@ -7,7 +7,7 @@
 //! it again, or making a vault of that name, goes on from there.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
@@ -19,6 +19,9 @@ use vault::{VaultDatabase, VaultDeletion, VaultError, VaultErrorCode};
 
 /// How the directory of a purged vault begins that is not removed yet; no vault can be called so.
 const PURGED: &str = ".purged-";
+/// How the directory begins that has what was left of a vault whose database was gone: nobody removes it, since a master
+/// key may be in it, and the database may be found again.
+const LOST: &str = ".lost-";
 /// So many users are named in a message.
 const NAMED: usize = 5;
 
@@ -36,11 +39,14 @@ pub struct DeletedVault {
     pub deletion: Option<VaultDeletion>,
     /// Whether nobody can purge it earlier.
     pub purge_protection: bool,
+    /// Where what was left is of one whose files were gone.
+    pub left: Option<PathBuf>,
 }
 
 impl Installation {
     /// Deletes a vault that is kept here: from then on it refuses everything, to attached disks too,
-    /// until it is recovered. One whose files are gone is forgotten.
+    /// until it is recovered. One whose files are gone is forgotten with `force`, which only the operator gives: it cannot
+    /// be recovered, whatever protects it from being purged, and its files may only not be to be seen at this moment.
     ///
     /// # Errors
     /// [`InstallationError::VaultUsed`] when something uses its keys and `force` is not given;
@@ -58,14 +64,10 @@ impl Installation {
             self.refuse_used(&record, reconcile)?;
         }
         if self.is_lost(&record) {
-            let _lock = lock(&self.vaults_dir()).map_err(|e| self.directory_error(e))?;
-            self.forget(&record.name)?;
-            return Ok(DeletedVault {
-                name: record.name,
-                url: record.url,
-                deletion: None,
-                purge_protection: false,
-            });
+            return match force {
+                true => self.give_up(record),
+                false => Err(lost(&record.name)),
+            };
         }
         let (vault, operator) = (self.vault(&record.name)?, self.operator());
         let held = catalog.hold_unlocked(Kind::Vault, &record.name, Change::Delete)?;
@@ -76,6 +78,20 @@ impl Installation {
             name: record.name,
             url: record.url,
             deletion: Some(deletion),
+            left: None,
+        })
+    }
+
+    /// Forgets a vault whose files are gone, and puts aside what is left of them.
+    fn give_up(&self, record: VaultRecord) -> Result<DeletedVault, InstallationError> {
+        let _lock = lock(&self.vaults_dir()).map_err(|e| self.directory_error(e))?;
+        let left = self.forget(&record.name, &format!("{LOST}{}-", record.name))?;
+        Ok(DeletedVault {
+            name: record.name,
+            url: record.url,
+            deletion: None,
+            purge_protection: false,
+            left,
         })
     }
 
@@ -105,12 +121,16 @@ impl Installation {
 
     fn destroy(&self, record: &VaultRecord) -> Result<(), InstallationError> {
         let _lock = lock(&self.vaults_dir()).map_err(|e| self.directory_error(e))?;
-        if self.is_lost(record) {
-            return self.forget(&record.name);
+        // A purge that was cut off has left no directory. Of what else is not to be seen nobody knows whether it may go.
+        let is_purged = matches!(self.vaults_dir().join(&record.name).try_exists(), Ok(false));
+        if !is_purged && self.is_lost(record) {
+            return Err(lost(&record.name));
         }
-        self.vault(&record.name)?.purge(&self.operator())?;
-        self.catalog().note_purged_vault(&record.url)?;
-        self.forget(&record.name)
+        if !is_purged {
+            self.vault(&record.name)?.purge(&self.operator())?;
+            self.catalog().note_purged_vault(&record.url)?;
+        }
+        self.forget(&record.name, PURGED).map(drop)
     }
 
     /// The deleted vaults, by name. One that cannot be opened is not among them.
@@ -134,6 +154,7 @@ impl Installation {
             url: record.url.clone(),
             deletion: Some(database.deletion().ok()??),
             purge_protection: database.settings().purge_protection,
+            left: None,
         })
     }
 
@@ -178,10 +199,10 @@ impl Installation {
             .collect())
     }
 
-    /// Whether the catalog knows a vault whose database is not there any more.
+    /// Whether the catalog knows a vault whose database is not there any more. One that cannot be looked at may be there.
     pub fn is_lost(&self, record: &VaultRecord) -> bool {
         let database = self.vaults_dir().join(&record.name).join("vault.db");
-        !record.kind.is_remote() && !database.exists()
+        !record.kind.is_remote() && matches!(database.try_exists(), Ok(false))
     }
 
     /// Removes what a purge that was cut off has left.
@@ -214,18 +235,22 @@ impl Installation {
         Ok(record)
     }
 
-    /// The caller holds the lock of the vaults.
-    fn forget(&self, name: &str) -> Result<(), InstallationError> {
+    /// Gives the directory of a vault, if it is there, a name that begins so, and has the catalog forget the vault. What
+    /// was purged is removed then. The caller holds the lock of the vaults.
+    fn forget(&self, name: &str, beginning: &str) -> Result<Option<PathBuf>, InstallationError> {
         let vaults = self.vaults_dir();
         let dir = vaults.join(name);
+        let mut left = None;
         if dir.exists() {
-            let gone = vaults.join(format!("{PURGED}{}", Uuid::new_v4()));
+            let gone = vaults.join(format!("{beginning}{}", Uuid::new_v4()));
             fs::rename(&dir, &gone)
                 .and_then(|()| sync_dir(&vaults))
                 .map_err(|e| self.directory_error(e))?;
+            left = Some(gone);
         }
         self.catalog().forget_vault(name)?;
-        Self::sweep_purged(&vaults).map_err(|e| self.directory_error(e))
+        Self::sweep_purged(&vaults).map_err(|e| self.directory_error(e))?;
+        Ok(left)
     }
 
     /// Refuses the deletion of a vault that anything uses.
@@ -287,4 +312,16 @@ impl Installation {
             source,
         }
     }
+}
+
+/// A vault whose files are gone, as somebody is told who wants to delete it.
+fn lost(name: &str) -> InstallationError {
+    VaultError::new(
+        VaultErrorCode::Conflict,
+        format!(
+            "the files of the key vault '{name}' are gone, so that it can be neither deleted nor recovered: restore them \
+             from a backup, or give the vault up on its host with `sealdisk keyvault delete {name} --force`"
+        ),
+    )
+    .into()
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -41,6 +41,7 @@ pub struct DiskRow {
     /// Its key.
     pub key: Option<KeyRow>,
     /// What it may do at most.
+    #[serde(serialize_with = "shown")]
     pub limits: Option<Limits>,
     /// What its data plane has of the host, and how often that died.
     pub serving: Option<Offered>,
@@ -55,6 +56,27 @@ pub struct DiskRow {
     /// Where its attach is asked.
     #[serde(skip)]
     pub socket: PathBuf,
+}
+
+/// Limits as they are shown. Those that processes of different versions tell each other have the names that they always
+/// had.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ShownLimits {
+    iops: Option<u64>,
+    iops_burst: Option<u64>,
+    bandwidth: Option<u64>,
+    bandwidth_burst: Option<u64>,
+}
+
+fn shown<S: Serializer>(limits: &Option<Limits>, serializer: S) -> Result<S::Ok, S::Error> {
+    let shown = limits.map(|limits| ShownLimits {
+        iops: limits.iops,
+        iops_burst: limits.iops_burst,
+        bandwidth: limits.bandwidth,
+        bandwidth_burst: limits.bandwidth_burst,
+    });
+    shown.serialize(serializer)
 }
 
 /// The key of an attached disk.
@@ -130,7 +152,7 @@ impl Standing {
 
 impl DiskRow {
     /// One of which nothing is known yet but that it is there.
-    pub(crate) fn unknown(id: Uuid, socket: PathBuf) -> Self {
+    pub fn unknown(id: Uuid, socket: PathBuf) -> Self {
         Self {
             id,
             name: String::new(),
@@ -221,5 +243,29 @@ impl DiskRow {
             _ if self.job.as_ref().is_some_and(is_held_up) => Standing::JobHeldUp,
             (KeyState::Active, _) => Standing::Served,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_shown_by_the_names_of_the_rest() {
+        let mut row = DiskRow::unknown(Uuid::nil(), PathBuf::new());
+        let limits = |row: &DiskRow| serde_json::to_value(row).unwrap()["limits"].clone();
+        assert!(limits(&row).is_null());
+        row.limits = Some(Limits {
+            iops: Some(100),
+            iops_burst: Some(200),
+            ..Limits::default()
+        });
+        let expected = serde_json::json!({
+            "iops": 100,
+            "iopsBurst": 200,
+            "bandwidth": null,
+            "bandwidthBurst": null,
+        });
+        assert_eq!(limits(&row), expected);
     }
 }

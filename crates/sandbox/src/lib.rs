@@ -32,7 +32,7 @@ mod user;
 
 pub use capabilities::{Privileges, drop_to};
 pub use error::SandboxError;
-pub use launcher::{LAUNCHER_FD, Launch, Launcher, run_launcher};
+pub use launcher::{LAUNCHER_FD, Launch, Launcher, bury_strangers, run_launcher};
 pub use level::{Missing, Sandbox};
 pub use limits::{limit, raise};
 pub use log_format::{LOG_FORMAT, log_format, set_log_format};

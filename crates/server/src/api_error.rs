@@ -55,6 +55,18 @@ impl ApiError {
         )
     }
 
+    /// 507: there is no room for it, or for its record in the audit log.
+    fn no_space(what: impl std::fmt::Display) -> Self {
+        log::error!("{what}");
+        let message = "The storage of the server is full, so this is not done: its operator has to make room. What takes \
+                       access or keys away is done all the same.";
+        Self::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "InsufficientStorage",
+            message,
+        )
+    }
+
     /// 503: the server cannot take more at this moment.
     pub fn busy(message: impl Into<String>) -> Self {
         Self {
@@ -91,6 +103,14 @@ impl ApiError {
 
 impl From<VaultError> for ApiError {
     fn from(error: VaultError) -> Self {
+        if error.is_no_space() {
+            return Self::no_space(error);
+        }
+        if error.lacks_files() {
+            log::error!("{error}");
+            let message = "the files of the key vault are not to be found; the server's log says where they should be";
+            return Self::new(StatusCode::NOT_FOUND, error.code.as_str(), message);
+        }
         let azure = error.code.azure();
         let throttle = error
             .source
@@ -114,6 +134,9 @@ impl From<VaultError> for ApiError {
 
 impl From<InstallationError> for ApiError {
     fn from(error: InstallationError) -> Self {
+        if error.is_no_space() {
+            return Self::no_space(error);
+        }
         match error {
             InstallationError::Vault(error) => error.into(),
             InstallationError::Catalog(CatalogError::NotFound { .. }) => {

@@ -205,14 +205,18 @@ impl Site<'_> {
         self.threads.spawn(name, Box::new(work))
     }
 
-    /// What the token of a request says, if it is for the management API. Whether its identity exists is
-    /// to be looked up.
+    /// What the token of a request says, if it is for the management API, or, where the directory is asked, for that.
+    /// Whether its identity exists is to be looked up.
     ///
     /// # Errors
     /// 401.
-    pub fn verify(&self, head: &Head) -> Result<Arc<Claims>, ApiError> {
+    pub fn verify(&self, head: &Head, of_directory: bool) -> Result<Arc<Claims>, ApiError> {
         let token = bearer(&head.headers)?;
-        self.tokens.verify_for(token, Audience::Management)
+        let wanted: &[Audience] = match of_directory {
+            true => &[Audience::Management, Audience::Directory],
+            false => &[Audience::Management],
+        };
+        self.tokens.verify_for(token, wanted)
     }
 
     /// The public keys of the token service, as a JWK set.

@@ -69,18 +69,18 @@ impl VaultHost {
 pub enum Audience {
     /// The vaults.
     Vaults,
-    /// The management API, and the directory of identities beside it.
+    /// The management API, and the directory of identities at the same hosts.
     Management,
+    /// The directory alone.
+    Directory,
 }
 
 /// What Azure's clients ask tokens for when nobody told them better.
 const AZURE_VAULTS: &str = "vault.azure.net";
-/// The same for the management API and for Microsoft Graph.
-const AZURE_MANAGEMENT: [&str; 3] = [
-    "management.azure.com",
-    "management.core.windows.net",
-    "graph.microsoft.com",
-];
+/// The same for the management API.
+const AZURE_MANAGEMENT: [&str; 2] = ["management.azure.com", "management.core.windows.net"];
+/// The same for Microsoft Graph.
+const AZURE_DIRECTORY: &str = "graph.microsoft.com";
 
 /// What a token for `resource` is good for: for vaults below one of the `domains`, or for the management
 /// API, where it is served at hosts. The port does not matter: it says how the service is reached, not
@@ -99,6 +99,9 @@ pub fn audience(resource: &str, domains: &[String], management: &[String]) -> Op
     let with_azure = !management.is_empty();
     if domains.iter().any(|domain| is(domain)) || with_azure && is(AZURE_VAULTS) {
         return Some(Audience::Vaults);
+    }
+    if with_azure && is(AZURE_DIRECTORY) {
+        return Some(Audience::Directory);
     }
     let known = management.iter().any(|host| is(host));
     (known || with_azure && AZURE_MANAGEMENT.iter().any(|host| is(host)))
@@ -176,7 +179,7 @@ mod tests {
             ("https://[::1]:8443/", management),
             ("https://[::1]", management),
             ("https://management.azure.com", management),
-            ("https://graph.microsoft.com/", management),
+            ("https://graph.microsoft.com/", Some(Audience::Directory)),
             ("https://vault.localhost:8443", vaults),
             ("https://vault.azure.net", vaults),
             ("https://localhost.example.com", None),

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, Request, State};
-use axum::http::header::HOST;
+use axum::http::header::CONNECTION;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::Value;
 use tokio::time::timeout;
@@ -23,7 +23,9 @@ use uuid::Uuid;
 use super::ApiError;
 use super::connections::Connections;
 use super::floods::Refused;
+use super::framing;
 use super::host::VaultHost;
+use super::linger::lingering;
 use super::local::LocalOnly;
 use super::operation::{Answer, Operation, claimed_purpose};
 use super::query::Query;
@@ -75,12 +77,10 @@ pub async fn handle(
     let id = Uuid::new_v4();
     let (mut parts, body) = request.into_parts();
     request_span::begin(&mut parts);
+    let body = lingering(&parts.headers, body);
     let path = parts.uri.path();
     let reply = match &listener.service {
-        // Of two hosts a proxy might have looked at the other one (RFC 9112 §3.2).
-        _ if parts.headers.get_all(HOST).iter().nth(1).is_some() => {
-            ApiError::bad("the request has more than one Host header").into()
-        }
+        _ if let Err(error) = framing::check(&parts.headers) => error.into(),
         _ if let Err(error) = listener.admit(peer, &parts).await => TokenError(error).into(),
         Service::Imds(names) => listener.imds(names, peer, &parts).await,
         _ if is(path, &["msi", "token"]) => listener.identity_endpoint(peer, &parts).await,
@@ -94,7 +94,12 @@ pub async fn handle(
         reply.status.as_u16()
     );
     request_span::end(&parts, reply.status, reply.body.as_ref());
-    respond(id, &parts.headers, reply)
+    let mut response = respond(id, &parts.headers, reply);
+    if framing::ends_connection(&parts.headers) {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
+    }
+    response
 }
 
 impl Listener {

@@ -411,7 +411,7 @@ mod tests {
     use std::sync::mpsc::channel;
 
     use super::*;
-    use installation::catalog::{Catalog as _, CatalogCopy, SqliteCatalog};
+    use installation::catalog::{Catalog as _, CatalogCopy, DatabaseCatalog};
 
     /// A vault whose token hangs, and a client that asks it without end, leave others their places.
     #[test]
@@ -455,7 +455,7 @@ mod tests {
         }
         let path = dir.path().join("catalog.db");
         let copy = CatalogCopy::read(&path).unwrap().unwrap();
-        let made = SqliteCatalog::make_again(&path, &copy).unwrap();
+        let made = DatabaseCatalog::make_again(&path, &copy).unwrap();
         made.note_purged_vault(PURGED).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

@@ -57,6 +57,9 @@ impl TemplateError {
     }
 }
 
+/// What stands for the value of a secure parameter.
+pub(crate) const HIDDEN: &str = "*****";
+
 /// A message without control characters, of bounded length: names and values of a template are in it.
 pub(crate) fn clean(message: &str) -> String {
     let visible = |c: char| if c.is_control() { ' ' } else { c };

@@ -2,6 +2,7 @@
 
 mod lambdas;
 mod marking;
+mod untold;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::body::{Body, Form, Key, Repeat};
 use crate::deployment::Context;
-use crate::error::shortened;
+use crate::error::{HIDDEN, shortened};
 use crate::functions;
 use crate::limits::{MAX_EVALUATION_DEPTH, MAX_ITERATIONS};
 use crate::marks::Marks;
@@ -114,7 +115,7 @@ impl Evaluator {
         let value = match &body.form {
             Form::Value(value) => return Ok(Arc::clone(value)),
             Form::Expression(expr) => {
-                let value = self.marking(|this| this.expr(expr));
+                let value = self.quietly(|this| this.marking(|this| this.expr(expr)));
                 return value.map_err(|p| p.at(body.at));
             }
             _ => self.tree(body)?,
@@ -130,7 +131,7 @@ impl Evaluator {
         match &body.form {
             Form::Value(value) => self.copied(value),
             Form::Expression(expr) => {
-                let value = self.marking(|this| this.expr(expr));
+                let value = self.quietly(|this| this.marking(|this| this.expr(expr)));
                 self.copied(&value.map_err(|p| p.at(body.at))?)
             }
             Form::Array(elements) => {
@@ -141,7 +142,7 @@ impl Evaluator {
             Form::Object(entries) => {
                 let mut map = Map::with_capacity(entries.len());
                 for (key, body) in entries {
-                    let key = self.marking(|this| this.key(key));
+                    let key = self.quietly(|this| this.marking(|this| this.key(key)));
                     let key = key.map_err(|p| p.at(body.at))?;
                     let value = self.inside(&key, |this| this.tree(body))?;
                     map.insert(key, value);
@@ -185,12 +186,15 @@ impl Evaluator {
 
     /// How often a loop is gone through.
     pub fn count(&mut self, body: &Body, limit: u64) -> Outcome<u64> {
-        let value = self.body(body)?;
+        let (value, is_secret) = self.traced(body)?;
+        let shown = match is_secret {
+            true => HIDDEN.to_owned(),
+            false => shortened(&value.value.to_string()),
+        };
         match value.value.as_u64() {
             Some(count) if count <= limit => Ok(count),
             _ => Err(Problem::from(format!(
-                "The copy loop's count '{}' is to be an integer between '0' and '{limit}'. Please see https://aka.ms/arm-copy for usage details.",
-                shortened(&value.value.to_string())
+                "The copy loop's count '{shown}' is to be an integer between '0' and '{limit}'. Please see https://aka.ms/arm-copy for usage details."
             ))
             .at(body.at)),
         }
@@ -259,6 +263,7 @@ impl Evaluator {
         match call.key.as_str() {
             "if" => return self.choose(call),
             "filter" | "map" | "reduce" | "toobject" => return self.each(call),
+            "reference" | "references" => return self.refer(call),
             "lambda" => {
                 return fault(
                     "The template function 'lambda' is not expected at this location.".to_owned(),
@@ -303,8 +308,6 @@ impl Evaluator {
                 let found = self.scope.lambda(name);
                 return found.map_or_else(|| fault(not_found("lambda variable", name)), Ok);
             }
-            "reference" => return self.reference(call, args),
-            "references" => return self.references(call, args),
             "copyindex" => self.scope.copy_index(args)?.into(),
             "resourcegroup" => self.context.group(),
             "subscription" => self.context.subscription(),
@@ -384,7 +387,16 @@ impl Evaluator {
             Some(default) => self.once("parameter", name, |this| this.body(default))?,
             None => self.budget.admit(Value::Null)?,
         };
-        parameter.check(&value.value)?;
+        if let Err(why) = parameter.check(&value.value) {
+            // Its default may have been made with the value of a secure one.
+            return fault(match self.is_secret("parameter", name) {
+                true => format!(
+                    "The default value of the template parameter '{}' is not valid.",
+                    shortened(name)
+                ),
+                false => why,
+            });
+        }
         self.parameters.insert(key, Arc::clone(&value));
         Ok(value)
     }

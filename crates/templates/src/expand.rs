@@ -7,13 +7,14 @@ use serde_json::Value;
 
 use crate::body::{Body, Form, Key};
 use crate::declaration::ResourceDecl;
-use crate::error::{TemplateError, shortened};
+use crate::error::{HIDDEN, TemplateError, shortened};
 use crate::evaluate::{Evaluator, Outcome, Problem};
 use crate::flaw::{Flaw, flawed, within};
 use crate::limits::MAX_RESOURCES;
 use crate::scope::Iteration;
 use crate::syntax::{Call, Expr};
 use crate::targets::{Target, Targets};
+use crate::value::Shared;
 
 /// A resource of a template whose name is known.
 #[derive(Debug)]
@@ -118,17 +119,23 @@ fn head(evaluator: &mut Evaluator, decl: &ResourceDecl, above: Option<&Target>) 
     }
     let condition = match &decl.condition {
         None => true,
-        Some(condition) => match &evaluator.body(condition)?.value {
-            Value::Bool(condition) => *condition,
-            other => {
-                let shown = shortened(&other.to_string());
-                return Err(format!("The condition '{shown}' is no boolean").into());
+        Some(condition) => {
+            let (value, is_secret) = evaluator.traced(condition)?;
+            match &value.value {
+                Value::Bool(condition) => *condition,
+                other => {
+                    let shown = match is_secret {
+                        true => HIDDEN.to_owned(),
+                        false => shortened(&other.to_string()),
+                    };
+                    return Err(format!("The condition '{shown}' is no boolean").into());
+                }
             }
-        },
+        }
     };
     let mut depends_on = Vec::new();
     for body in &decl.depends_on {
-        match &evaluator.body(body)?.value {
+        match &open(evaluator, body, "dependsOn")?.value {
             Value::String(name) => depends_on.push(name.clone()),
             Value::Array(names) => {
                 depends_on.extend(names.iter().filter_map(Value::as_str).map(str::to_owned));
@@ -159,9 +166,20 @@ fn head(evaluator: &mut Evaluator, decl: &ResourceDecl, above: Option<&Target>) 
 }
 
 fn text(evaluator: &mut Evaluator, body: &Body, what: &str) -> Outcome<String> {
-    match &evaluator.body(body)?.value {
+    match &open(evaluator, body, what)?.value {
         Value::String(text) if !text.is_empty() => Ok(text.clone()),
         _ => Err(format!("The {what} property is to be a string that is not empty").into()),
+    }
+}
+
+/// The value of a part that names resources. These names are told to everybody who may read, and kept in logs.
+fn open(evaluator: &mut Evaluator, body: &Body, what: &str) -> Outcome<Shared> {
+    match evaluator.traced(body)? {
+        (value, false) => Ok(value),
+        (_, true) => Err(format!(
+            "The {what} property is made with the value of a secure parameter, and is told to whoever may read: use a parameter of the type 'string'"
+        )
+        .into()),
     }
 }
 

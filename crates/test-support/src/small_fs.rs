@@ -76,6 +76,34 @@ impl Drop for SmallFs {
     }
 }
 
+/// A state directory that is on a small file system, until this is dropped.
+pub struct Moved(PathBuf);
+
+impl Moved {
+    /// Moves a state directory that nobody uses.
+    pub fn to(fs: &SmallFs, state: PathBuf) -> Self {
+        let copied = Command::new("cp")
+            .args(["-a", "--sparse=always"])
+            .arg(state.join("."))
+            .arg(fs.path())
+            .status();
+        assert!(copied.unwrap().success());
+        let mut mount = Command::new("mount");
+        let bound = mount.arg("--bind").arg(fs.path()).arg(&state).status();
+        assert!(bound.unwrap().success());
+        Self(state)
+    }
+}
+
+impl Drop for Moved {
+    fn drop(&mut self) {
+        let _ = Command::new("umount")
+            .args(["-q", "-l"])
+            .arg(&self.0)
+            .status();
+    }
+}
+
 /// An ext4 whose syncs can be made to fail: it lies in a sparse file on a tmpfs, which is then filled up,
 /// so that the journal finds no place.
 pub struct FailingFs {

@@ -1,9 +1,13 @@
 //! Errors of a vault, with the codes that the Azure Key Vault API uses.
 
+use std::io;
+use std::path::Path;
+
 use thiserror::Error;
 
 use crate::audit::AuditError;
-use crate::sqlite::DatabaseError;
+use database::OpenError;
+use database::sqlite::is_full;
 use keys::SealingError;
 
 /// The code of a refusal, named as Azure names it.
@@ -248,6 +252,42 @@ impl VaultError {
             source: Some(Box::new(source)),
         }
     }
+
+    /// A vault whose files are not to be found where `message` says, which is for the operator of the host alone.
+    pub(crate) fn no_files(message: String) -> Self {
+        Self {
+            code: VaultErrorCode::VaultNotFound,
+            message,
+            source: Some(Box::new(io::Error::from(io::ErrorKind::NotFound))),
+        }
+    }
+
+    /// Whether the files of a vault are not to be found, of which the message says where they should be.
+    pub fn lacks_files(&self) -> bool {
+        self.code == VaultErrorCode::VaultNotFound && self.source.is_some()
+    }
+
+    /// Whether the vault has failed because there is no room on its file system.
+    pub fn is_no_space(&self) -> bool {
+        let Some(source) = self.source.as_deref() else {
+            return false;
+        };
+        let database = source.downcast_ref::<OpenError>();
+        let audit = source.downcast_ref::<AuditError>();
+        source
+            .downcast_ref::<rusqlite::Error>()
+            .is_some_and(is_full)
+            || database.is_some_and(OpenError::is_no_space)
+            || audit.is_some_and(AuditError::is_no_space)
+    }
+}
+
+/// Whether a file is there. One that cannot be looked at may be: it is not taken for gone.
+pub(crate) fn is_there(path: &Path) -> Result<bool, VaultError> {
+    path.try_exists().map_err(|source| {
+        let what = format!("{} cannot be looked at", path.display());
+        VaultError::caused(VaultErrorCode::Internal, what, source)
+    })
 }
 
 impl From<rusqlite::Error> for VaultError {
@@ -262,8 +302,8 @@ impl From<rusqlite::Error> for VaultError {
     }
 }
 
-impl From<DatabaseError> for VaultError {
-    fn from(source: DatabaseError) -> Self {
+impl From<OpenError> for VaultError {
+    fn from(source: OpenError) -> Self {
         Self {
             code: VaultErrorCode::Internal,
             message: source.to_string(),

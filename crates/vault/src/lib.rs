@@ -4,13 +4,11 @@
 //! the same engine served over HTTPS and HSMs come beside it without touching callers.
 
 pub mod audit;
-pub mod sqlite;
 
 mod algorithm;
 mod bundle;
 mod caller;
 mod clock;
-mod database;
 mod embedded;
 mod error;
 pub mod hsm;
@@ -35,12 +33,14 @@ mod tags;
 #[cfg(test)]
 mod tests;
 mod used;
+mod vault_database;
 
 pub use algorithm::{EncryptionAlgorithm, WrapAlgorithm};
 pub use bundle::{AttributeChange, DeletedKey, JsonWebKey, KeyAttributes, KeyBundle};
 pub use caller::{CHECK_HEADER, Caller, DISK_HEADER, LAYER_HEADER, Origin, Purpose};
 pub use clock::{Clock, SystemClock, boot_instant, moment};
-pub use database::VaultDatabase;
+
+pub use database::lacks_space;
 pub use embedded::{Due, EmbeddedVault, Resealed, Throttle};
 pub use error::{AzureError, VaultError, VaultErrorCode, Verdict};
 pub use key_id::KeyId;
@@ -57,6 +57,7 @@ pub use permission::{KeyPermission, Permissions};
 pub use private_keys::{
     KeyType, NewPrivateKey, PrivateKey, PrivateKeyId, PrivateKeys, SoftwareKeys,
 };
+pub use refusal::MissingKey;
 pub use rotation::{
     LifetimeAction, Period, RotationAction, RotationActionKind, RotationAttributes, RotationPolicy,
     RotationTrigger,
@@ -68,3 +69,4 @@ pub use seen_key::SeenKey;
 pub use store::VaultDeletion;
 pub use tags::Tags;
 pub use used::{KeyUsed, NAMED_DISKS};
+pub use vault_database::VaultDatabase;

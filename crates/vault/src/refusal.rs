@@ -1,5 +1,6 @@
 //! The refusals of a vault, worded once: what is wrong, why, and the command that helps.
 
+use thiserror::Error;
 use time::OffsetDateTime;
 
 use super::clock::moment;
@@ -8,6 +9,16 @@ use super::{Caller, KeyPermission, Permissions, VaultError, VaultErrorCode};
 
 /// Longest piece of a caller's input that the audit log and messages repeat.
 const REPEATED: usize = 127;
+
+/// A key that a vault has not, as the cause of a refusal: who names keys may look for one that is nearly called so.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the key vault '{vault}' has no key '{key}'")]
+pub struct MissingKey {
+    /// The vault's name.
+    pub vault: String,
+    /// The name that was asked for.
+    pub key: String,
+}
 
 pub(super) fn shortened(text: &str) -> String {
     text.chars().take(REPEATED).collect()
@@ -63,10 +74,21 @@ pub(super) fn no_key(vault: &str, name: &str, version: Option<&str>) -> VaultErr
             format!("key list-versions {name} --vault-name {vault}"),
         ),
     };
-    VaultError::new(
+    let refused = VaultError::new(
         VaultErrorCode::KeyNotFound,
         format!("the key vault '{vault}' has {what}; `sealdisk keyvault {list}` shows what it has"),
-    )
+    );
+    if version.is_some() {
+        return refused;
+    }
+    let missing = MissingKey {
+        vault: vault.into(),
+        key: name,
+    };
+    VaultError {
+        source: Some(Box::new(missing)),
+        ..refused
+    }
 }
 
 /// It is not there, but may have been before the vault was restored, or made anew.

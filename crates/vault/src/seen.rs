@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use crate::audit::{AuditError, Counter, last_record, visit_records};
-use crate::database::VaultDatabase;
+use crate::vault_database::VaultDatabase;
 use crate::{KeyId, KeyUsed, Permissions, SeenKey, VaultError, store};
 
 /// What a vault was asked for, by its audit log.

@@ -78,6 +78,22 @@ impl Tabular for EntryView {
         "detail",
     ];
 
+    const FIELDS: &'static [&'static str] = &[
+        "log",
+        "counting",
+        "seq",
+        "time",
+        "caller",
+        "origin",
+        "operation",
+        "key",
+        "version",
+        "disk",
+        "detail",
+        "code",
+        "outcome",
+    ];
+
     fn cells(&self) -> Vec<String> {
         let optional = |text: &Option<String>| text.clone().unwrap_or_else(|| NOTHING.into());
         let (entry, event) = (&self.entry, &self.entry.event);

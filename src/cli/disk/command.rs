@@ -49,7 +49,7 @@ Formats other than raw need the package qemu-utils.")]
   sealdisk disk list
   sealdisk disk list 'web-*' --attached
   sealdisk disk list --key myvault/mykey --state Dirty,SyncFailed
-  sealdisk disk list --query \"[?usedBytes > `1073741824`].name\" -o tsv")]
+  sealdisk disk list --query '[?usedBytes > `1073741824`].name' -o tsv")]
     List(DiskFilterArgs),
     /// Show a disk: its state, size, files, the key version that wraps it, and, while it is attached,
     /// whether the vault grants that key
@@ -61,11 +61,14 @@ Formats other than raw need the package qemu-utils.")]
     /// Print the events of an attached disk and its key, one JSON object per line
     #[command(after_help = "Examples:
   sealdisk disk events boot1
+  sealdisk disk events boot1 --query '[time, event]' -o tsv
   sealdisk disk events boot1 --follow | jq -r 'select(.event == \"KeyRevoked\") | .reason.message'
 
-Events: Attached, Detached, KeyUnreachable, KeyReachable, KeyRevoked, DekDestroyed, KeyRestored,
-KeyNotRestored, KeyChanged, StorageFull, StorageOk, SyncFailed, MemoryNotShared, AlarmRaised,
-AlarmCleared. docs/key-vault.md and docs/alarms.md explain each.")]
+A --query is made of each event by itself. Events: Attached, Waiting, LockTaken, LockReleased,
+RingRefused, Detached, KeyUnreachable, KeyReachable, KeyRevoked, DekDestroyed, KeyRestored,
+KeyNotRestored, KeyChanged, StorageFull, StorageOk, SyncFailed, MemoryNotShared, LauncherEnded,
+DataPlaneRestarted, DataPlaneUpgraded, AttachProcessUpgraded, UpgradeFailed, AuditSpaceLow,
+AuditSpaceOk, AlarmRaised, AlarmCleared. docs/key-vault.md and docs/alarms.md explain them.")]
     Events {
         /// The disk
         name: String,

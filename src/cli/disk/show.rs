@@ -29,6 +29,33 @@ impl Tabular for DiskView {
     const COLUMNS: &'static [&'static str] =
         &["name", "state", "size", "used", "data", "set", "key"];
 
+    const FIELDS: &'static [&'static str] = &[
+        "kind",
+        "name",
+        "uniqueId",
+        "diskState",
+        "diskSizeBytes",
+        "logicalSectorSize",
+        "usedBytes",
+        "sharedBytes",
+        "dataBytes",
+        "timeCreated",
+        "encryption",
+        "generation",
+        "incremental",
+        "source",
+        "job",
+        "cache",
+        "session",
+        "awaitedBy",
+        "failedSync",
+        "accessUntil",
+        "directory",
+        "layers",
+        "problem",
+        "lostHeaderCopy",
+    ];
+
     fn cells(&self) -> Vec<String> {
         let set = self.encryption.disk_encryption_set_id.as_deref();
         vec![
@@ -73,9 +100,17 @@ pub(super) fn show_disk(context: &Context, name: &str) -> Result<(), CliError> {
     )
 }
 
+/// The fields that an event may have.
+const EVENT_FIELDS: [&str; 9] = [
+    "time", "event", "disk", "diskId", "keyUrl", "reason", "until", "attach", "alarm",
+];
+/// What an event is like.
+const EXAMPLE: &str = r#"{"time":"2026-11-30T05:48:21Z","event":"KeyRevoked","disk":"web1","reason":{"code":"KeyDisabled"}}"#;
+
 pub(super) fn events(context: &Context, name: &str, follow: bool) -> Result<(), CliError> {
+    context.output.check_query_of_each(EXAMPLE)?;
     let disk = disks::show(&context.installation()?, ResourceKind::Disk, name)?;
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    let print = |line: &str| context.output.event(line);
+    let print = |line: &str| context.output.event_with(line, &EVENT_FIELDS);
     Ok(attach::events(&runtime_dir, disk.unique_id, follow, print)?)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::show::show_disk;
 use crate::cli::progress::{Progress, cancel_on_signals};
 use crate::cli::{CliError, Context};
-use installation::envelope::ResourceKind;
+use installation::envelope::{JobKind, ResourceKind};
 use installation::runtime_dir;
 
 /// How often it is looked how far the job is.
@@ -30,7 +30,7 @@ pub fn wait_for_job(context: &Context, name: &str) -> Result<(), CliError> {
             return Ok(());
         };
         if job.job.paused {
-            return Err(stands(name, "is paused"));
+            return Err(stands(name, job.job.kind, "is paused"));
         }
         match attach::key_status(&runtime_dir, disk.unique_id) {
             Ok(status) => {
@@ -52,6 +52,7 @@ pub fn wait_for_job(context: &Context, name: &str) -> Result<(), CliError> {
             Err(_) => {
                 return Err(stands(
                     name,
+                    job.job.kind,
                     "does not run, since nothing has the disk attached",
                 ));
             }
@@ -69,12 +70,16 @@ pub fn wait_for_job(context: &Context, name: &str) -> Result<(), CliError> {
     }
 }
 
-fn stands(name: &str, how: &str) -> CliError {
+fn stands(name: &str, kind: JobKind, how: &str) -> CliError {
+    // Both go on with whatever is under way.
+    let command = match kind {
+        JobKind::Rotate => "rotate-dek",
+        JobKind::Flatten | JobKind::Merge => "flatten",
+    };
     CliError::new(
         "JobNotRunning",
         format!(
-            "the job of the disk {name} {how}: continue it with `sealdisk disk flatten {name} --resume` or \
-             `disk rotate-dek {name} --resume`"
+            "the job ({kind}) of the disk {name} {how}: continue it with `sealdisk disk {command} {name} --resume`"
         ),
     )
 }

@@ -21,12 +21,11 @@ pub(super) struct Known {
 
 impl Known {
     pub(super) fn of(state_dir: &Path) -> Self {
-        let installation = match state_dir.join("catalog.db").exists() {
-            true => Installation::open(state_dir)
-                .map(Some)
-                .map_err(CliError::from),
+        let opened = Installation::is_there(state_dir).and_then(|is_there| match is_there {
+            true => Installation::open(state_dir).map(Some),
             false => Ok(None),
-        };
+        });
+        let installation = opened.map_err(CliError::from);
         let mut known = Self {
             installation,
             directories: Vec::new(),

@@ -141,6 +141,15 @@ struct PolicyUpdateArgs {
 impl Tabular for DeletedKey {
     const COLUMNS: &'static [&'static str] = &["name", "deletedDate", "scheduledPurgeDate"];
 
+    const FIELDS: &'static [&'static str] = &[
+        "key",
+        "attributes",
+        "tags",
+        "recoveryId",
+        "deletedDate",
+        "scheduledPurgeDate",
+    ];
+
     fn cells(&self) -> Vec<String> {
         let kid = &self.bundle.key.kid;
         let name = kid.parse().map_or(kid.clone(), |url: KeyUrl| url.key.name);

@@ -28,6 +28,16 @@ impl Tabular for KeyUser {
     const COLUMNS: &'static [&'static str] =
         &["type", "name", "diskEncryptionSet", "diskState", "effect"];
 
+    const FIELDS: &'static [&'static str] = &[
+        "type",
+        "name",
+        "layer",
+        "diskEncryptionSetId",
+        "keyUrl",
+        "diskState",
+        "problem",
+    ];
+
     fn cells(&self) -> Vec<String> {
         vec![
             self.kind.to_string(),

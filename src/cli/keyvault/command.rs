@@ -75,7 +75,8 @@ Then the old key is destroyed. Key backups from before can still be restored int
   sealdisk keyvault delete myvault --force --yes
 
 From then on the vault refuses every use of its keys, also to attached disks. While disks or sets
-use its keys, --force is needed. A vault whose files are gone leaves the catalog at once.")]
+use its keys, --force is needed. A vault whose files are gone is given up with --force: it leaves the
+catalog at once, and what is left of it is put aside.")]
     Delete(lifecycle::DeleteArgs),
     /// List the deleted key vaults
     #[command(after_help = "Example:\n  sealdisk keyvault list-deleted")]

@@ -92,8 +92,11 @@ pub(super) fn delete(
         .confirm(&format!("Delete the key vault '{name}'?"), args.yes)?;
     let deleted = installation.delete_vault(name, args.force, disks::reconcile)?;
     if deleted.deletion.is_none() {
+        let left = deleted.left.as_ref().map_or_else(String::new, |left| {
+            format!("; what was left of them is in {}", left.display())
+        });
         context.output.note(&format!(
-            "the files of the key vault '{name}' were gone; it left the catalog, and its name is free"
+            "the files of the key vault '{name}' were gone; it left the catalog, and its name is free{left}"
         ));
     }
     context.output.show(&DeletedView::from(deleted))

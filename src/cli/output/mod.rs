@@ -11,6 +11,7 @@ mod yaml;
 
 use std::io::{self, IsTerminal, Write};
 
+use rustix::fs::{FileType, major, minor};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -27,6 +28,9 @@ pub(super) use query::Query;
 pub trait Tabular: Serialize {
     /// Column headings.
     const COLUMNS: &'static [&'static str];
+    /// All fields that its JSON may have, in their order, where some are left out of it that have nothing to say: with
+    /// `-o tsv` each is a column.
+    const FIELDS: &'static [&'static str] = &[];
     /// One cell for each heading.
     fn cells(&self) -> Vec<String>;
 }
@@ -35,11 +39,17 @@ pub trait Tabular: Serialize {
 pub struct Output {
     format: OutputFormat,
     query: Option<Query>,
+    /// What to do when a result could not be written that nobody keeps.
+    remedy: Option<String>,
 }
 
 impl Output {
     pub(super) fn new(format: OutputFormat, query: Option<Query>) -> Self {
-        Self { format, query }
+        Self {
+            format,
+            query,
+            remedy: None,
+        }
     }
 
     /// Whether a result is read by people as it is: a command may say it in its own words then.
@@ -55,12 +65,28 @@ impl Output {
         self.result(&value(view)?)
     }
 
+    /// The same for what is printed once and kept by nobody: that its reader went away is an error too, and `remedy` says
+    /// what to do when it could not be printed.
+    ///
+    /// # Errors
+    /// As [`Output::show`].
+    pub fn show_once<T: Serialize>(&self, view: &T, remedy: String) -> Result<(), CliError> {
+        let once = Self {
+            remedy: Some(remedy),
+            ..Self::new(self.format, self.query.clone())
+        };
+        once.show(view)
+    }
+
     /// Whether what will be printed of a result like this one has `part` in it, whole: not with `-o none`, nor where a query
-    /// chooses something else. For what is printed once and kept by nobody.
+    /// chooses something else, nor where nothing that is printed is ever read. For what is printed once and kept by nobody.
     ///
     /// # Errors
     /// When the view is nothing that can be printed.
     pub fn has<T: Serialize>(&self, view: &T, part: &str) -> Result<bool, CliError> {
+        if is_thrown_away() {
+            return Ok(false);
+        }
         let Some(query) = &self.query else {
             return Ok(self.format != OutputFormat::None);
         };
@@ -75,7 +101,11 @@ impl Output {
     /// As [`Output::show`].
     pub fn list<T: Tabular>(&self, views: &[T]) -> Result<(), CliError> {
         if !self.is_for_people() {
-            return self.result(&value(&views)?);
+            let mut whole = value(&views)?;
+            if self.format == OutputFormat::Tsv {
+                tsv::complete(&mut whole, T::FIELDS);
+            }
+            return self.result(&whole);
         }
         let rows = views.iter().map(Tabular::cells).collect();
         self.text(&table::rows(T::COLUMNS, rows, table::terminal_width()))
@@ -106,11 +136,22 @@ impl Output {
     /// When stdout cannot be written, also because its reader went away: there may be no end of
     /// lines to come. When the query does not fit.
     pub fn event(&self, line: &str) -> io::Result<()> {
+        self.event_with(line, &[])
+    }
+
+    /// The same for one that may have these fields ([`Tabular::FIELDS`]).
+    ///
+    /// # Errors
+    /// As [`Output::event`].
+    pub fn event_with(&self, line: &str, fields: &[&str]) -> io::Result<()> {
         let mut stdout = io::stdout().lock();
         if self.query.is_none() && (self.format.is_json() || self.is_for_people()) {
             return writeln!(stdout, "{line}").and_then(|()| stdout.flush());
         }
-        let whole: Value = serde_json::from_str(line)?;
+        let mut whole: Value = serde_json::from_str(line)?;
+        if self.format == OutputFormat::Tsv {
+            tsv::complete(&mut whole, fields);
+        }
         let refused = |error: CliError| io::Error::other(error.message);
         let found = match &self.query {
             Some(query) => query.find(&whole),
@@ -136,6 +177,25 @@ impl Output {
         }
         stdout.flush()?;
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Refuses a query that is meant for a list where each thing is printed by itself: it would find nothing in any.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check_query_of_each(&self, like: &str) -> Result<(), CliError> {
+        let Some(query) = &self.query else {
+            return Ok(());
+        };
+        let one: Value = serde_json::from_str(like).unwrap_or_default();
+        let finds = |found: Result<Value, CliError>| found.is_ok_and(|found| !found.is_null());
+        if !finds(query.find(&one)) && finds(query.find(&Value::Array(vec![one]))) {
+            return Err(CliError::usage(format!(
+                "the query is for a list, and is made of each line by itself here: 'event' finds what '[].event' would. This \
+                 is an example of a line: {like}"
+            )));
+        }
+        Ok(())
     }
 
     /// Refuses a query that finds nothing in a line like those that come: nothing would ever be printed.
@@ -299,13 +359,15 @@ impl Output {
         }
         let mut stdout = io::stdout().lock();
         let written = writeln!(stdout, "{text}").and_then(|()| stdout.flush());
-        match written {
-            // The command has done its work; that nobody reads on is no failure of it.
-            Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(CliError::new(
-                "OutputError",
-                format!("cannot write the result to stdout: {e}"),
+        let fail = |why: String| Err(CliError::new("OutputError", why));
+        match (written, &self.remedy) {
+            (Ok(()), _) => Ok(()),
+            (Err(e), Some(remedy)) => fail(format!(
+                "the command is done, but its result cannot be written to stdout ({e}), and is kept nowhere; {remedy}"
             )),
-            _ => Ok(()),
+            // The command has done its work; that nobody reads on is no failure of it.
+            (Err(e), None) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            (Err(e), None) => fail(format!("cannot write the result to stdout: {e}")),
         }
     }
 }
@@ -326,6 +388,15 @@ fn value<T: Serialize>(view: &T) -> Result<Value, CliError> {
 
 fn unserialisable(error: serde_json::Error) -> CliError {
     CliError::new("OutputError", format!("cannot form the result: {error}"))
+}
+
+/// Whether stdout is `/dev/null`, as one that was closed is too.
+fn is_thrown_away() -> bool {
+    let stat = rustix::fs::fstat(io::stdout());
+    stat.is_ok_and(|stat| {
+        let is_device = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;
+        is_device && (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3)
+    })
 }
 
 /// Whether stdout shows colours, and nobody has said that they want none (no-color.org).

@@ -103,10 +103,31 @@ fn operators(text: &str) -> usize {
 /// In one line.
 fn wrong(error: &JmespathError) -> String {
     let what = match &error.reason {
-        ErrorReason::Parse(what) => what.clone(),
+        ErrorReason::Parse(what) => plainly(what, &error.expression, error.offset),
         ErrorReason::Runtime(error) => error.to_string(),
     };
     format!("{what} (at character {})", error.offset + 1)
+}
+
+/// What only who knows parsers understands of what the library says.
+const JARGON: [&str; 4] = ["nud token", "led token", "parts[0]", "Did not parse"];
+
+/// What the library's parser says, without its names for what it has found.
+fn plainly(what: &str, expression: &str, offset: usize) -> String {
+    let Some((expected, found)) = what.split_once(" -- found ") else {
+        return what.into();
+    };
+    let there = expression
+        .get(offset..)
+        .and_then(|rest| rest.chars().next());
+    let there = match there {
+        Some(c) if found != "Eof" => format!("{c:?} does not belong there"),
+        _ => "it ends too early".into(),
+    };
+    match JARGON.iter().any(|word| expected.contains(word)) {
+        true => there,
+        false => format!("{there}: {}", expected.replacen("Expected", "expected", 1)),
+    }
 }
 
 /// The first function that is not one of JMESPath, and where it is.
@@ -240,8 +261,14 @@ mod tests {
                 Ok(query) => query.find(&json!([])).unwrap_err().message,
             };
             assert!(wrong.contains("at character"), "{bad}: {wrong}");
-            assert!(!wrong.contains('\n'), "{bad}: {wrong}");
+            for bad_word in ["\n", "token", "Eof", "found", "Identifier"] {
+                assert!(!wrong.contains(bad_word), "{bad}: {wrong}");
+            }
         }
+        let wrong = |bad: &str| Query::parse(bad).unwrap_err();
+        assert!(wrong("[?").contains("it ends too early"), "{}", wrong("[?"));
+        let two = wrong("a b");
+        assert!(two.contains("'b' does not belong there"), "{two}");
         let error = Query::parse("abs(@)").unwrap().find(&json!("x"));
         assert_eq!(error.unwrap_err().status, 1);
     }

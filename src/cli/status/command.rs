@@ -18,7 +18,8 @@ use alarms::{Alarm, Collector, Scope, Settings, Severity, find};
 #[command(after_help = "Examples:
   sealdisk status
   sealdisk status -o json | jq -r '.alarms[] | .code + \" \" + .subject.name'
-  sealdisk status --watch --on-event https://alerts.example/hook --on-event '/usr/local/bin/page --team storage'
+  sealdisk status --watch --on-event https://alerts.example/hook
+  sealdisk status --watch --on-event '/usr/local/bin/page --team storage'
 
 Exit status, as monitoring plugins have it: 0 fine, 1 a warning, 2 something critical (or arguments that make no
 sense), 3 not known. With --watch each alarm is printed once when it is raised and once when it is over, until a
@@ -85,13 +86,12 @@ fn verdict(alarms: &[Alarm]) -> Result<(), CliError> {
     let Some(worst) = alarms.iter().map(|alarm| alarm.severity).max() else {
         return Ok(());
     };
+    let said = format!("{}; docs/alarms.md says what to do", counted(alarms));
     Err(CliError {
-        code: ALARMS.into(),
-        message: format!("{}; docs/alarms.md says what to do", counted(alarms)),
         status: match worst {
             Severity::Warning => 1,
             Severity::Critical => 2,
         },
-        not_found: None,
+        ..CliError::new(ALARMS, said)
     })
 }

@@ -70,6 +70,34 @@ fn top(host: &Host, environment: &str, arguments: &str) -> String {
 }
 
 #[test]
+fn a_table_of_the_wrong_directory_is_not_just_empty() {
+    if is_qsd() {
+        return;
+    }
+    let customer = Customer::new(MIB_8);
+    let _daemon = customer.attach_with("disk", &[]);
+    let other = customer.path("other");
+    std::fs::create_dir(&other).unwrap();
+    for (dir, status) in [("/nonexistent", 1), (text(&other), 0)] {
+        let top = ["top", "-b", "-n", "1", "--interval", "0.5", "--runtime-dir"];
+        let run = customer.run(&[&top[..], &[dir]].concat());
+        assert_eq!(run.status.code(), Some(status), "{run:?}");
+        let said = String::from_utf8(run.stderr).unwrap();
+        assert!(said.contains("a disk is attached, but none"), "{said}");
+    }
+    // Where none is attached it is no error.
+    let host = Host::new();
+    let run = host.run("top -b -n 1 --interval 0.5 --runtime-dir /nonexistent");
+    assert!(run.status.success(), "{run:?}");
+    let said = String::from_utf8(run.stderr).unwrap();
+    assert!(
+        said.starts_with("note: ") && said.contains("/nonexistent"),
+        "{said}"
+    );
+    assert!(!host.state().exists(), "it made an installation");
+}
+
+#[test]
 fn top_shows_what_disks_do_in_a_terminal() {
     if is_qsd() || !Tmux::is_there() {
         return;

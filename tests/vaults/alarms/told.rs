@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
-use test_support::{Customer, Daemon, PATIENCE, children, open_files, stop};
+use test_support::{
+    Customer, Daemon, PATIENCE, children, open_files, stat, stop, with_descendants,
+};
 
 use super::{count, customer, is_alarm, page, script, told, wait};
 
@@ -228,14 +230,21 @@ fn an_upgrade_of_the_attach_goes_on_telling_and_tells_nothing_twice() {
     wait("Detached", || names(&out).contains(&"Detached".to_owned()));
 }
 
-/// Where guests connect is nothing for a program that is told of events.
+/// Whether a process tells of events, or stands by for that. What holds a program together is a copy of one.
+fn is_notifier(process: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+    line.split(|byte| *byte == 0).nth(1) == Some(b"event-notifier") && !holds_a_program(process)
+}
+
+/// Whether a process stands between one that tells and a program.
+fn holds_a_program(process: u32) -> bool {
+    let name = std::fs::read_to_string(format!("/proc/{process}/comm"));
+    name.is_ok_and(|name| name.trim_end() == "event-command")
+}
+
 /// The process that tells of the events of an attach.
 fn notifier_of(attach: u32) -> Option<u32> {
-    let is_notifier = |process: &u32| {
-        let line = std::fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
-        line.split(|byte| *byte == 0).nth(1) == Some(b"event-notifier")
-    };
-    children(attach).into_iter().find(is_notifier)
+    children(attach).into_iter().find(|one| is_notifier(*one))
 }
 
 /// Kills a process that tells, and waits until another one does.
@@ -251,7 +260,8 @@ fn replaced(attach: u32) {
 
 /// The process that goes on when the one that tells ends.
 fn stands_by(attach: u32) -> Option<u32> {
-    children(notifier_of(attach)?).first().copied()
+    let mut children = children(notifier_of(attach)?).into_iter();
+    children.find(|one| is_notifier(*one))
 }
 
 fn kill(process: u32) {
@@ -309,9 +319,11 @@ fn what_is_being_told_is_told_again_when_its_process_is_killed() {
     let customer = customer();
     let out = customer.path("out");
     let go = customer.path("go");
+    let hung = customer.path("hung");
     let body = format!(
-        "test -e {go} || exec sleep 20; cat >> {out}",
+        "test -e {go} || {{ echo $$ > {hung}; exec sleep 1000; }}; cat >> {out}",
         go = go.display(),
+        hung = hung.display(),
         out = out.display()
     );
     let page = script(&customer, "page", &body);
@@ -319,9 +331,11 @@ fn what_is_being_told_is_told_again_when_its_process_is_killed() {
     wait("one stands by", || stands_by(daemon.pid()).is_some());
     customer.enable(false);
     customer.wait_stopped();
+    wait("it hangs", || !read(&hung).is_empty());
     assert!(names(&out).is_empty());
     std::fs::write(&go, "").unwrap();
     replaced(daemon.pid());
+    wait("the program is killed", || is_gone(&read(&hung)));
     wait("all of it", || {
         names_once(&out) == ["Attached", "KeyRevoked", "DekDestroyed"]
     });
@@ -359,6 +373,7 @@ fn that_nobody_tells_any_more_is_logged_and_no_zombie_is_left() {
     assert!(both.iter().all(|process| !left.contains(process)));
 }
 
+/// Where guests connect is nothing for a program that is told of events.
 #[test]
 fn an_inherited_socket_is_not_passed_on_to_who_is_told() {
     if !rustix::process::geteuid().is_root() {
@@ -383,4 +398,72 @@ fn an_inherited_socket_is_not_passed_on_to_who_is_told() {
     kill_process(Pid::from_child(&attach), Signal::TERM).unwrap();
     assert!(attach.wait().unwrap().success());
     assert!(has && !leaked, "{has} {leaked}");
+}
+
+fn read(file: &Path) -> String {
+    std::fs::read_to_string(file).unwrap_or_default()
+}
+
+/// Whether no process has that id, not even one that has ended.
+fn is_gone(process: &str) -> bool {
+    !Path::new("/proc").join(process.trim()).exists()
+}
+
+/// Processes that have ended, and of whose end nobody has heard.
+fn zombies(attach: u32) -> Vec<u32> {
+    let all = with_descendants(attach).into_iter();
+    all.filter(|process| stat(*process).is_some_and(|fields| fields[0] == "Z"))
+        .collect()
+}
+
+/// Programs that start others, also as daemons, and end.
+#[test]
+fn nothing_of_a_program_is_left_after_an_event() {
+    let customer = customer();
+    let left = customer.path("left");
+    let done = customer.path("done");
+    let body = format!(
+        "sleep 1000 & echo $! >> {left}; setsid sleep 1000 & echo $! >> {left}\n\
+         rm -f {left}.it; (setsid sh -c 'echo $$ >> {left}.it; exec sleep 1000' &)\n\
+         until test -s {left}.it; do sleep 0.01; done; cat {left}.it >> {left}; cat >> {done}",
+        left = left.display(),
+        done = done.display()
+    );
+    let page = script(&customer, "page", &body);
+    let daemon = attach(&customer, &[&page]);
+    customer.enable(false);
+    customer.wait_stopped();
+    customer.enable(true);
+    customer.wait_served();
+    wait("all events", || names(&done).len() >= 4);
+    wait("all of it is gone", || {
+        read(&left).lines().all(is_gone) && zombies(daemon.pid()).is_empty()
+    });
+    assert!(read(&left).lines().count() >= 12);
+}
+
+/// Whoever kills what holds a program together has the attach process hear of what is left.
+#[test]
+fn an_attach_hears_of_the_end_of_whatever_becomes_its_child() {
+    let customer = customer();
+    let left = customer.path("left");
+    let body = format!(
+        "test -e {left} || {{ setsid sleep 1000 & echo $! > {left}; exec sleep 1000; }}",
+        left = left.display()
+    );
+    let page = script(&customer, "page", &body);
+    let mut daemon = attach(&customer, &[&page]);
+    wait("it hangs", || !read(&left).is_empty());
+    let holder = children(notifier_of(daemon.pid()).unwrap());
+    let holder = holder.into_iter().find(|one| holds_a_program(*one));
+    kill(holder.unwrap());
+    let stayed: u32 = read(&left).trim().parse().unwrap();
+    wait("it is a child of the attach", || {
+        children(daemon.pid()).contains(&stayed)
+    });
+    kill(stayed);
+    wait("its end is heard of", || {
+        is_gone(&stayed.to_string()) && zombies(daemon.pid()).is_empty()
+    });
+    assert!(daemon.terminate().success());
 }

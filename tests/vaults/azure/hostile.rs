@@ -113,11 +113,17 @@ fn who_asks_is_settled_before_what_for() {
 }
 
 #[test]
-fn a_request_for_two_hosts_is_for_none() {
+fn what_a_proxy_may_read_otherwise_is_refused() {
     let (host, alice) = host_with_vault();
     let served = host.serve("");
     let client = Client::new(&served, &alice);
-    for (other, status) in [("", 200), ("Host: localhost\r\n", 400)] {
+    for (other, status) in [
+        ("", 200),
+        ("Host: localhost\r\n", 400),
+        ("Authorization: Bearer x\r\n", 400),
+        ("Transfer-Encoding: gzip, chunked\r\n", 501),
+        ("Content-Encoding: gzip\r\n", 415),
+    ] {
         let mut connection = Connection::open(&served).unwrap();
         let request = format!(
             "GET /keys?api-version=7.4 HTTP/1.1\r\nHost: {}\r\n{other}Authorization: Bearer {}\r\n\r\n",
@@ -127,6 +133,22 @@ fn a_request_for_two_hosts_is_for_none() {
         let answer = connection.read().unwrap();
         assert_eq!(answer.status, status, "{other}: {answer:?}");
     }
+    // Of two lengths of a body the one of chunks counts, and nothing is read behind it.
+    let mut connection = Connection::open(&served).unwrap();
+    let get = format!(
+        "GET /keys?api-version=7.4 HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n",
+        client.vault, client.token
+    );
+    let both = "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    connection
+        .write(format!("{get}{both}{get}\r\n").as_bytes())
+        .unwrap();
+    let answer = connection.read().unwrap();
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, Some("close"))
+    );
+    assert!(connection.read().is_err());
 }
 
 #[test]

@@ -260,6 +260,49 @@ fn identities_that_are_no_applications_keep_their_secrets() {
     managed.client(admin);
 }
 
+/// Whoever has no role here sees itself alone, however it asks.
+#[test]
+fn who_has_no_role_sees_nobody_else() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    let (made, _) = create_for_rbac(&owner, "pipeline");
+    let (id, app) = (
+        made["id"].as_str().unwrap(),
+        made["appId"].as_str().unwrap(),
+    );
+    let user = managed.user("somebody");
+    let client = managed.client(&user);
+    let by_id = format!("GET {PRINCIPALS}/{id}");
+    let by_name = format!("GET {PRINCIPALS}?$filter=displayName%20eq%20%27pipeline%27");
+    let by_app = format!("GET {PRINCIPALS}?$filter=appId%20eq%20%27{app}%27");
+    let ids = json!({"ids": [id, user.object_id]});
+    let several = |client: &Client<'_>| {
+        let found = client.ok("POST /v1.0/directoryObjects/getByIds", Some(&ids));
+        found["value"].as_array().unwrap().len()
+    };
+    assert_eq!(client.refused(&by_id, None).0, 404);
+    for line in [&by_name, &by_app] {
+        assert_eq!(client.ok(line, None)["value"], json!([]), "{line}");
+    }
+    assert_eq!(several(&client), 1);
+    client.ok(&format!("GET {PRINCIPALS}/{}", user.object_id), None);
+    // Whoever has one sees who the others are, as az needs it to show assignments.
+    managed.host.ok("disk create d --size 1MiB");
+    let scope = format!("--scope {}/resourceGroups/default", managed.subscription());
+    grant(&managed, "somebody", "Reader", &scope);
+    let client = managed.client(&user);
+    assert_eq!(several(&client), 2);
+    let shown = client.ok(&by_id, None);
+    assert_eq!(shown["displayName"], "pipeline");
+    assert_eq!(
+        shown["passwordCredentials"],
+        json!([]),
+        "of the subscription's"
+    );
+    let shown = owner.ok(&by_id, None);
+    assert_eq!(shown["passwordCredentials"].as_array().unwrap().len(), 1);
+}
+
 #[test]
 fn what_an_application_does_not_have_is_refused() {
     let managed = Managed::new();

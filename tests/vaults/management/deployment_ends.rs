@@ -83,15 +83,16 @@ fn secure_parameters_are_kept_nowhere_and_told_to_nobody() {
     let managed = Managed::new();
     let client = managed.client(&managed.admin);
     group(&client);
-    // The last one is the first one in base64.
+    // The last two are the first one in base64, and that as locations are written.
     let secrets = [
         "given-5f1c",
         "nested-5f1c",
         "default-5f1c",
         "Z2l2ZW4tNWYxYw",
+        "z2l2zw4tnwyxyw",
     ];
     let mut failing = disk("d2");
-    failing["location"] = json!("[concat('x', parameters('given'))]");
+    failing["location"] = json!("[base64(parameters('given'))]");
     failing["dependsOn"] = json!(["d1"]);
     let template = json!({
         "parameters": {
@@ -138,6 +139,15 @@ fn secure_parameters_are_kept_nowhere_and_told_to_nobody() {
         !files_with(&managed, "Microsoft.Resources/deployments").is_empty(),
         "files are read"
     );
+    // A name is in ids and logs, so it is made with none.
+    let mut named = template.clone();
+    named["resources"] = json!([disk("[parameters('given')]")]);
+    let values = json!({"given": secrets[0], "object": {}, "fails": true});
+    let refused = deploy(&client, "named", &named, &values);
+    assert_eq!((refused.status, refused.code()), (400, "InvalidTemplate"));
+    assert!(!refused.body.to_string().contains("5f1c"), "{refused:?}");
+    let log = managed.host.text("audit list --last 1000 -o json");
+    assert!(!log.contains("5f1c"), "{log}");
 }
 
 /// Whoever may read deployments may not read by them the disks that they import.

@@ -320,6 +320,11 @@ fn what_cannot_be_deployed_is_refused_before_anything_is_made() {
         send(&client, nowhere, &complete).code(),
         "ResourceGroupNotFound"
     );
+    // As much as Azure takes.
+    let large = format!("{{/* {} */ \"resources\": []}}", "a".repeat(3 << 20));
+    let validate = format!("POST {DEPLOYMENTS}/d/validate");
+    let validated = send(&client, &validate, &request(&large, &json!({})));
+    assert_eq!(validated.status, 200, "{}", validated.body);
     // What is announced is not even read.
     let mut connection = Connection::open(&managed.served).unwrap();
     let path = line.replacen('~', &managed.subscription(), 1);

@@ -235,6 +235,11 @@ fn a_disk_is_refused_what_cannot_be() {
         ),
         (
             "new",
+            with(&|b| b["zones"] = json!(["1"])),
+            (400, "FeatureNotOffered"),
+        ),
+        (
+            "new",
             with(&|b| b["sku"]["name"] = json!("Fast")),
             (400, "InvalidParameter"),
         ),
@@ -425,5 +430,52 @@ fn a_server_that_is_killed_leaves_whole_disks_or_none() {
         for disk in by_hand.as_array().unwrap() {
             assert_eq!(disk["diskState"], "Unattached", "{disk}");
         }
+    }
+}
+
+/// The server's file system has no file of that length, or it has: a disk is in a file.
+#[test]
+fn a_disk_that_is_too_large_for_the_file_system_is_a_wrong_parameter() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    client.ok(&format!("PUT {COMPUTE}/disks/there"), Some(&disk(1)));
+    for name in ["new", "there"] {
+        let put = format!("PUT {COMPUTE}/disks/{name}");
+        let answer = client.ask(&put, Some(&disk(65_536)));
+        if (200..300).contains(&answer.status) {
+            continue;
+        }
+        assert_eq!(
+            (answer.status, answer.code()),
+            (400, "InvalidParameter"),
+            "{answer:?}"
+        );
+        let error = &answer.body["error"];
+        assert_eq!(error["target"], "properties.diskSizeGB");
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            message.contains("GiB") && !message.contains('/'),
+            "{message}"
+        );
+    }
+}
+
+/// As SDKs send it, which leave out what is null.
+#[test]
+fn a_patch_takes_a_disk_out_of_its_set_and_into_it() {
+    let managed = Managed::new();
+    let client = with_set(&managed);
+    grant(&managed, &client);
+    let d = format!("{COMPUTE}/disks/d");
+    client.ok(&format!("PUT {d}"), Some(&under(&managed, disk(1), "des1")));
+    let encryption = |encryption: Value| json!({"properties": {"encryption": encryption}});
+    let set = id(&managed, "/diskEncryptionSets/des1");
+    let out = encryption(json!({"type": "EncryptionAtRestWithPlatformKey"}));
+    let into = encryption(json!({"diskEncryptionSetId": set}));
+    for (patch, wanted) in [(out, Value::Null), (into, json!(set))] {
+        let changed = client.ok(&format!("PATCH {d}"), Some(&patch));
+        let found = &changed["properties"]["encryption"]["diskEncryptionSetId"];
+        assert_eq!(found, &wanted, "{patch}: {changed}");
     }
 }

@@ -443,6 +443,10 @@ fn no_role_outlives_its_group() {
     let bob = managed.user("bob");
     for round in 0..10 {
         group(&owner);
+        for at in 0..12 {
+            let identity = format!("PUT {IDENTITIES}/id{at}");
+            owner.ok(&identity, Some(&json!({"location": "local"})));
+        }
         let ended = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let (owner, ended, bob) = (&owner, &ended, &bob);
@@ -451,11 +455,12 @@ fn no_role_outlives_its_group() {
                     let mut connection = Connection::open(&owner.managed.served).unwrap();
                     for number in 0..20 {
                         let number = round * 1000 + at * 100 + number;
-                        let scope = format!("{COMPUTE}/disks/{number}");
+                        let scope = format!("{IDENTITIES}/id{at}");
                         let put = line("PUT", &scope, number);
                         let body = assignment(CONTRIBUTOR, &bob.object_id);
                         let answer = owner.ask_on(&mut connection, &put, "", Some(&body));
-                        assert!([201, 404].contains(&answer.status), "{answer:?}");
+                        // It is granted once under one name.
+                        assert!([201, 404, 409].contains(&answer.status), "{answer:?}");
                         if ended.load(Ordering::Acquire) {
                             break;
                         }
@@ -517,4 +522,50 @@ fn a_vault_that_cannot_be_opened_is_a_matter_of_its_own() {
     std::fs::rename(&aside, &database).unwrap();
     managed.host.ok(&delete);
     assert!(!has_policy(&managed, "kv1", &bob) && !has_policy(&managed, "kv2", &bob));
+}
+
+/// A slip of the pen is no grant that waits for whoever makes a resource of that name.
+#[test]
+fn a_role_is_granted_at_what_is_there() {
+    let managed = Managed::new();
+    let owner = managed.client(&managed.admin);
+    group(&owner);
+    owner.ok(
+        "PUT ~/resourcegroups/rg2",
+        Some(&json!({"location": "local"})),
+    );
+    let disk = json!({"location": "local", "properties": {
+        "creationData": {"createOption": "Empty"}, "diskSizeGB": 1,
+    }});
+    owner.ok(&format!("PUT {COMPUTE}/disks/Thing"), Some(&disk));
+    let bob = managed.user("bob");
+    let body = assignment(CONTRIBUTOR, &bob.object_id);
+    for scope in [
+        format!("{COMPUTE}/disks/nope"),
+        format!("{COMPUTE}/disks/thing").replace("/rg/", "/rg2/"),
+        format!("{COMPUTE}/virtualMachines/thing"),
+    ] {
+        let (status, code) = owner.refused(&line("PUT", &scope, 1), Some(&body));
+        assert_eq!(
+            (status, code.as_str()),
+            (404, "ResourceNotFound"),
+            "{scope}"
+        );
+    }
+    // It is kept as it is written, however it is asked for.
+    let asked = format!("{COMPUTE}/DISKS/tHING").replace("/rg/", "/RG/");
+    let made = owner.ok(&line("PUT", &asked, 1), Some(&body));
+    let scope = COMPUTE.replacen('~', &managed.subscription(), 1) + "/disks/Thing";
+    assert_eq!(made["properties"]["scope"], scope.as_str(), "{made}");
+    let create = format!("role assignment create --assignee bob --role Reader --scope {scope}x");
+    managed.host.refused_with("ResourceNotFound", &create);
+    // Whether there is something is asked for without its content.
+    for (line, status) in [
+        (format!("HEAD {COMPUTE}/disks/thing"), 204),
+        (format!("HEAD {COMPUTE}/disks/nope"), 404),
+        (line("HEAD", &asked, 1), 204),
+        (line("HEAD", &asked, 2), 404),
+    ] {
+        assert_eq!(owner.ask(&line, None).status, status, "{line}");
+    }
 }

@@ -57,6 +57,52 @@ fn a_cloud_is_discovered_and_a_service_principal_logs_in() {
     );
 }
 
+/// A client that is configured for something else is told so, and a token is good for what it was asked for.
+#[test]
+fn a_token_is_of_this_tenant_and_for_one_service() {
+    let managed = Managed::new();
+    let (base, admin) = (managed.base(), &managed.admin);
+    let body = |resource: &str| {
+        let (id, secret) = (&admin.client_id, &admin.secret);
+        format!(
+            "client_id={id}&grant_type=client_credentials&client_secret={secret}&resource={resource}"
+        )
+    };
+    let ours = managed.tenant().to_ascii_uppercase();
+    for tenant in ["adfs", "common", &ours, &format!("adfs/{ours}")] {
+        let answer = managed.raw("POST", &format!("/{tenant}/oauth2/token"), "", &body(&base));
+        assert_eq!(answer.status, 200, "{tenant}: {answer:?}");
+    }
+    for tenant in [
+        "00000000-0000-0000-0000-000000000000",
+        "adfs/x",
+        "a.example",
+    ] {
+        let token = format!("/{tenant}/oauth2/v2.0/token");
+        let refused = managed.raw("POST", &token, "", &body(&base));
+        assert_eq!(refused.status, 400, "{tenant}: {refused:?}");
+        assert_eq!(refused.body["error_codes"], json!([90002]), "{tenant}");
+        let config = format!("/{tenant}/.well-known/openid-configuration");
+        assert_eq!(managed.raw("GET", &config, "", "").status, 400, "{tenant}");
+    }
+    let far = managed.raw("POST", "/adfs/oauth2/token", "", &body("https://x.example"));
+    let why = far.body["message"].as_str().unwrap();
+    assert!(
+        why.contains("https://localhost") && why.contains("https://vault.localhost"),
+        "{why}"
+    );
+
+    let graph = managed.token(admin, "https://graph.microsoft.com");
+    let header = format!("Authorization: Bearer {graph}\r\n");
+    let refused = managed.raw("GET", "/subscriptions?api-version=2022-12-01", &header, "");
+    assert_eq!(
+        (refused.status, refused.code()),
+        (401, "InvalidAuthenticationTokenAudience")
+    );
+    let known = managed.raw("GET", "/v1.0/servicePrincipals", &header, "");
+    assert_eq!(known.status, 200, "{known:?}");
+}
+
 /// Anybody can verify a token by the keys that are published.
 #[test]
 fn tokens_are_verified_by_the_published_keys() {

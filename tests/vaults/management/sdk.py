@@ -5,6 +5,7 @@ is as expected. `sitecustomize` beside it has names below localhost mean this ho
 """
 
 import os
+import time
 import uuid
 
 from azure.core.exceptions import HttpResponseError
@@ -17,6 +18,7 @@ from azure.mgmt.compute import models as compute_models
 from azure.mgmt.keyvault import KeyVaultManagementClient
 from azure.mgmt.keyvault import models as vault_models
 from azure.mgmt.resource.resources import ResourceManagementClient
+from azure.storage.blob import BlobClient
 
 BASE, SUBSCRIPTION, TENANT = (os.environ[name] for name in ("BASE", "SUBSCRIPTION", "TENANT"))
 PLATFORM = "EncryptionAtRestWithPlatformKey"
@@ -232,10 +234,43 @@ def workflow(vault_name, made):
     assert vault_name in names(vaults.list_deleted())
 
 
+def transfer():
+    """An upload and a download by Azure's storage SDK, with its checks of what is transferred."""
+    size = 1 << 20
+    creation = compute_models.CreationData(create_option="Upload", upload_size_bytes=size + 512)
+    make(disks, "up", compute_models.Disk(location="local", creation_data=creation))
+
+    def granted(name, access):
+        data = compute_models.GrantAccessData(access=access, duration_in_seconds=600)
+        url = disks.begin_grant_access("rg", name, data).result().access_sas
+        return BlobClient.from_blob_url(url)
+
+    blob = granted("up", "Write")
+    assert blob.get_blob_properties().size == size + 512
+    blob.upload_page(bytes(range(256)) * 2048, offset=0, length=512 << 10, validate_content=True)
+    refused(409, "InvalidVhd", lambda: disks.begin_revoke_access("rg", "up").result())
+    begun = time.monotonic()
+    try:
+        blob.upload_page(bytes(size), offset=0, length=size)
+    except HttpResponseError as error:
+        assert error.status_code == 403, error
+    else:
+        raise AssertionError("access is revoked")
+    # what has said so at once is not asked again
+    assert time.monotonic() - begun < 10
+
+    make(disks, "down", empty())
+    blob = granted("down", "Read")
+    assert blob.download_blob(offset=4096, length=4096, validate_content=True).readall() == bytes(4096)
+    disks.begin_revoke_access("rg", "down").result()
+    delete(disks, "up", "down")
+
+
 groups = resources.resource_groups
 groups.create_or_update("rg", {"location": "local", "tags": {"by": "sdk"}})
 assert groups.check_existence("rg") and not groups.check_existence("other")
 refused(404, "ResourceGroupNotFound", lambda: groups.get("other"))
+transfer()
 for name, how in (("kvpol", vault_with_policies), ("kvrole", vault_with_roles)):
     workflow(name, how(name))
 vaults.begin_purge_deleted("kvpol", "local").result()

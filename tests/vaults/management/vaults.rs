@@ -358,3 +358,46 @@ fn a_set_is_made_changed_and_deleted() {
     client.ok(&format!("DELETE {des}"), None);
     assert_eq!(managed.host.json("disk-encryption-set list"), json!([]));
 }
+
+/// A vault whose database is not to be seen for a moment, while it is restored say, is not destroyed by whoever may delete
+/// its group, whatever protects it from being purged.
+#[test]
+fn a_vault_whose_files_are_gone_is_given_up_by_the_operator_alone() {
+    let managed = Managed::new();
+    let client = managed.client(&managed.admin);
+    group(&client);
+    let mut body = vault_body(&managed, true, json!([]));
+    body["properties"]["enablePurgeProtection"] = json!(true);
+    let kv = format!("{VAULT}/kv1");
+    client.ok(&format!("PUT {kv}"), Some(&body));
+    let vaults = managed.host.state().join("vaults");
+    let database = vaults.join("kv1/vault.db");
+    let aside = database.with_extension("aside");
+    std::fs::rename(&database, &aside).unwrap();
+
+    for line in [format!("GET {kv}"), format!("DELETE {kv}")] {
+        let answer = client.ask(&line, None);
+        assert_eq!((answer.status, answer.code()), (404, "VaultNotFound"));
+        let message = answer.body["error"]["message"].as_str().unwrap();
+        assert!(!message.contains('/'), "{message}");
+    }
+    let refused = client.refused("DELETE ~/resourceGroups/rg", None);
+    assert_eq!(refused, (409, "ResourceGroupDeletionBlocked".into()));
+    for command in ["keyvault purge kv1 --yes", "keyvault delete kv1 --yes"] {
+        managed.host.refused_with("Conflict", command);
+    }
+    std::fs::rename(&aside, &database).unwrap();
+    let shown = client.ok(&format!("GET {kv}"), None);
+    assert_eq!(shown["properties"]["enablePurgeProtection"], true);
+
+    std::fs::rename(&database, &aside).unwrap();
+    managed.host.ok("keyvault delete kv1 --force --yes");
+    assert!(!vaults.join("kv1").exists());
+    let left: Vec<_> = std::fs::read_dir(&vaults)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.to_str().unwrap().contains(".lost-kv1-"))
+        .collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(left[0].join("master.key").exists() && left[0].join("vault.aside").exists());
+}

@@ -1,42 +1,13 @@
 //! A file system that is full keeps nobody from taking a key away, and stops no disk.
 
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use test_support::small_fs::SmallFs;
+use test_support::small_fs::{Moved, SmallFs};
 use test_support::{Customer, PATIENCE, kill};
 
 use super::{FAIL, MIB};
-
-/// The customer's state directory on a file system that can be filled.
-struct Moved(std::path::PathBuf);
-
-impl Moved {
-    fn to(fs: &SmallFs, customer: &Customer) -> Self {
-        let state = customer.disk.state();
-        let copied = Command::new("cp")
-            .args(["-a", "--sparse=always"])
-            .arg(state.join("."))
-            .arg(fs.path())
-            .status();
-        assert!(copied.unwrap().success());
-        let mut mount = Command::new("mount");
-        let bound = mount.arg("--bind").arg(fs.path()).arg(&state).status();
-        assert!(bound.unwrap().success());
-        Self(state)
-    }
-}
-
-impl Drop for Moved {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .args(["-q", "-l"])
-            .arg(&self.0)
-            .status();
-    }
-}
 
 fn statuses(customer: &Customer) -> (Option<i32>, Vec<Value>) {
     let mut status = customer.disk.command(&["audit", "status", "-o", "json"]);
@@ -52,7 +23,7 @@ fn a_key_is_disabled_and_a_disk_goes_on_though_the_file_system_is_full() {
         return;
     };
     let customer = Customer::new(4 * MIB);
-    let moved = Moved::to(&fs, &customer);
+    let moved = Moved::to(&fs, customer.disk.state());
     let daemon = customer.attach(FAIL);
     let (code, views) = statuses(&customer);
     assert_eq!(code, Some(3), "{views:?}");

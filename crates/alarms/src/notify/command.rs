@@ -2,20 +2,16 @@
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
+use super::held::Held;
 use super::not_taken::NotTaken;
 
 /// What a command gets of the environment: no credential, no address of systemd's, nothing of Sealdisk's.
 const KEPT: [&str; 6] = ["PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ"];
-/// How often it is looked whether it has ended.
-const LOOK: Duration = Duration::from_millis(10);
 
 /// Runs a command that reads an event, and kills it if it takes longer than `limit`. What it has started ends with it,
 /// also when it ends by itself: nothing is left of a try.
@@ -28,19 +24,18 @@ pub(super) fn run(words: &[String], event: &str, limit: Duration) -> Result<(), 
     let kept = KEPT
         .iter()
         .filter_map(|name| Some((name, std::env::var_os(name)?)));
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env_clear()
         .envs(kept)
         .stdin(Stdio::from(input))
         .stdout(Stdio::null())
         // It would fill the log, which others need. How the command ended is logged.
-        .stderr(Stdio::null())
-        // So that what it starts can be killed with it.
-        .process_group(0)
-        .spawn();
-    let child = child.map_err(|e| failed(format!("it cannot be started: {e}")))?;
-    match end(child, limit).map_err(|e| failed(e.to_string()))? {
+        .stderr(Stdio::null());
+    let held = Held::start(command);
+    let held = held.map_err(|e| failed(format!("it cannot be started: {e}")))?;
+    match held.end(limit).map_err(|e| failed(e.to_string()))? {
         Some(status) if status.success() => Ok(()),
         Some(status) => Err(failed(status.to_string())),
         None => Err(failed(format!(
@@ -56,21 +51,4 @@ fn input(event: &str) -> std::io::Result<File> {
     file.write_all(b"\n")?;
     file.seek(SeekFrom::Start(0))?;
     Ok(file)
-}
-
-/// Waits for the end of a process, and kills what is left of its group; nothing for one that had to be killed.
-fn end(mut child: Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
-    let (group, end) = (Pid::from_child(&child), Instant::now() + limit);
-    // Its end is seen without waiting for it, so that its id is nobody else's when the group is killed.
-    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    let ended = loop {
-        match waitid(WaitId::Pid(group), look) {
-            Ok(None) | Err(Errno::INTR) if Instant::now() < end => std::thread::sleep(LOOK),
-            Ok(seen) => break seen.is_some(),
-            Err(_) => break false,
-        }
-    };
-    let _ = kill_process_group(group, Signal::KILL);
-    let status = child.wait()?;
-    Ok(ended.then_some(status))
 }

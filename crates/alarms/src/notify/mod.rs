@@ -6,6 +6,7 @@
 //! a key, gets their events through a socket ([`spawn`], [`pass_on`]).
 
 mod command;
+mod held;
 mod not_taken;
 mod notifier;
 mod process;

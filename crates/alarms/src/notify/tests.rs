@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::notifier::{FAREWELL, LOOK, TRIES, TRY_LIMIT};
+use super::notifier::{FAREWELL, TRIES, TRY_LIMIT};
 use super::process::tell;
 use super::webhook::Webhook;
 use super::{Notifier, Target, command, queue};
@@ -106,47 +106,69 @@ fn a_command_reads_the_event_and_has_nothing_of_the_environment() {
     assert!(!names.contains("CARGO"), "{names}");
 }
 
+/// Ways to start a process that stays: in the group of the command, in a group and session of its own, and as a daemon
+/// whose parent has ended.
+const STAYING: [&str; 3] = [
+    "sleep 1000 & echo $! > PIDS",
+    "setsid sleep 1000 & echo $! > PIDS",
+    "(setsid sh -c 'echo $$ > PIDS; exec sleep 1000' &) ; until test -s PIDS; do sleep 0.01; done",
+];
+
+/// A command that starts a process in that way and goes on in that one, and the file that gets its id.
+fn staying(dir: &TempDir, way: &str, then: &str) -> (Vec<String>, PathBuf) {
+    let pids = dir.path().join("pids");
+    let _ = fs::remove_file(&pids);
+    let way = way.replace("PIDS", pids.to_str().unwrap());
+    let Target::Command(words) = script(dir, &format!("{way}\n{then}")) else {
+        panic!("a command");
+    };
+    (words, pids)
+}
+
 #[test]
 fn a_command_that_hangs_is_killed_with_what_it_has_started() {
     let dir = tempfile::tempdir().unwrap();
-    let pids = dir.path().join("pids");
-    let body = format!("sleep 1000 & echo $! >> {}; wait", pids.display());
-    let Target::Command(words) = script(&dir, &body) else {
-        panic!("a command");
-    };
-    let began = Instant::now();
-    let error = command::run(&words, "{}", Duration::from_millis(500)).unwrap_err();
-    assert!(error.again && error.why.contains("killed"), "{error:?}");
-    assert!(began.elapsed() < PATIENCE);
-    assert_ends(&pids);
+    for way in STAYING {
+        let (words, pids) = staying(&dir, way, "exec sleep 1000");
+        let began = Instant::now();
+        let error = command::run(&words, "{}", Duration::from_millis(500)).unwrap_err();
+        assert!(error.again && error.why.contains("killed"), "{error:?}");
+        assert!(began.elapsed() < PATIENCE);
+        assert_ended(&pids);
+    }
 }
 
 #[test]
 fn what_a_command_has_started_ends_with_it() {
     let dir = tempfile::tempdir().unwrap();
-    let pids = dir.path().join("pids");
-    for status in [0, 3] {
-        let body = format!("sleep 1000 & echo $! > {}; exit {status}", pids.display());
-        let Target::Command(words) = script(&dir, &body) else {
-            panic!("a command");
-        };
-        let run = command::run(&words, "{}", PATIENCE);
-        assert_eq!(run.is_ok(), status == 0, "{run:?}");
-        assert_ends(&pids);
+    for way in STAYING {
+        for status in [0, 3] {
+            let (words, pids) = staying(&dir, way, &format!("exit {status}"));
+            let run = command::run(&words, "{}", PATIENCE);
+            assert_eq!(run.is_ok(), status == 0, "{run:?}");
+            if let Err(error) = run {
+                assert!(error.why.contains('3'), "{error:?}");
+            }
+            assert_ended(&pids);
+        }
     }
 }
 
-/// Waits until the process whose id is in a file is no more.
-fn assert_ends(file: &Path) {
-    let began = Instant::now();
+/// The process whose id is in a file is no more, and somebody has heard of its end.
+fn assert_ended(file: &Path) {
     let pid = fs::read_to_string(file).unwrap();
-    let proc = PathBuf::from(format!("/proc/{}/stat", pid.trim()));
-    // Whoever has inherited it takes it to its end.
-    let gone = || fs::read_to_string(&proc).map_or(true, |stat| stat.contains(") Z "));
-    while !gone() {
-        assert!(began.elapsed() < PATIENCE, "it is still there");
-        std::thread::sleep(LOOK);
-    }
+    let proc = PathBuf::from(format!("/proc/{}", pid.trim()));
+    assert!(!proc.exists(), "{pid} is still there");
+}
+
+#[test]
+fn a_command_that_was_killed_is_told_from_one_that_has_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let Target::Command(words) = script(&dir, "kill -9 $$") else {
+        panic!("a command");
+    };
+    let error = command::run(&words, "{}", PATIENCE).unwrap_err();
+    assert!(error.why.contains("137"), "{error:?}");
 }
 
 /// What is being tried when the end comes has its time, and no more.

@@ -8,6 +8,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::conditions::{self, Current, Met};
+use super::digests::Wanted;
 use super::error::BlobError;
 use super::list_xml::list;
 use super::policy::is_forbidden;
@@ -15,11 +17,11 @@ use super::request::{Asked, BlobRequest, ByteRange, Since, Ticket};
 use super::sessions::{Opened, Sent, Session, Sessions};
 use crate::error::ArmError;
 use crate::id::ResourceId;
-use disks::{DiskError, Download, FOOTER_LEN, PageList, Part, Uploader};
+use disks::{DiskError, Download, FOOTER_LEN, PageList, Part, Reader, Uploader};
 use installation::Installation;
 use installation::catalog::{Access, AccessRecord};
 use installation::envelope::ResourceKind;
-use server::{Head, Site, TransferBody, TransferReply};
+use server::{ByteStream, Head, Site, TransferBody, TransferReply};
 
 /// The version of Azure storage's protocol that is told to clients which say none.
 const VERSION: &str = "2021-08-06";
@@ -77,8 +79,7 @@ pub fn transfer(
 fn admitted(site: &Site<'_>, head: &Head) -> Result<(BlobRequest, AccessRecord), BlobError> {
     let found = BlobRequest::parse(head).and_then(|request| {
         let grant = granted(site.installation(), &request.ticket)?;
-        let is_write = matches!(request.asked, Asked::Write(_) | Asked::Clear(_));
-        if is_write && grant.access != Access::Write {
+        if request.asked.is_change() && grant.access != Access::Write {
             let message =
                 "This request is not authorized to perform this operation using this permission.";
             return Err(BlobError::new(
@@ -133,63 +134,133 @@ fn answer(
     body: Zeroizing<Vec<u8>>,
 ) -> Result<TransferReply, BlobError> {
     let session = sessions.get(grant)?;
-    let about = About::of(&session, head);
-    about.check_conditions(head)?;
-    match (&request.asked, session.opened()) {
-        (Asked::Head, _) => {
-            Ok(about.reply(200, Vec::new(), TransferBody::Empty, Some(about.length)))
-        }
-        (Asked::Get(range), Opened::Read(reader)) => {
-            let (status, part) = about.part(*range)?;
-            let begun = sessions.begin_download(&session, part.end - part.start)?;
-            let download = Download::begin(Arc::clone(reader), part.clone())?;
-            let stream = Box::new(Sent::new(session.clone(), download, begun));
-            let mut headers = Vec::new();
-            if status == 206 {
-                let of = format!("bytes {}-{}/{}", part.start, part.end - 1, about.length);
-                headers.push(("content-range", of));
+    match session.opened() {
+        Opened::Read(reader) => {
+            let about = About::of(&session, head);
+            if conditions::check(head, about.current())? == Met::NotModified {
+                return Ok(about.not_modified());
             }
-            Ok(about.reply(status, headers, TransferBody::Stream(stream), None))
+            match &request.asked {
+                Asked::Head => Ok(about.alone()),
+                Asked::Get(range) => get(sessions, head, (&session, reader), &about, *range),
+                Asked::List { .. } => list_of(installation, reader, &about, &request.asked),
+                _ => Err(BlobError::unauthentic()),
+            }
         }
-        (
-            Asked::List {
-                range,
-                since,
-                most,
-                from,
-            },
-            Opened::Read(reader),
-        ) => {
-            let (_, part) = about.part(*range)?;
-            let part = part.start.max(*from)..part.end;
-            let pages = match since {
-                None => reader.pages(part)?,
-                Some(since) => {
-                    let snapshot = earlier(installation, since)?;
-                    reader
-                        .pages_since(installation, &snapshot, part)
-                        .map_err(unrelated)?
-                }
-            };
-            Ok(about.listed(pages, *most))
+        Opened::Write(uploader) => change(head, request, (&*session, &**uploader), body),
+    }
+}
+
+/// The bytes of a disk.
+fn get(
+    sessions: &Sessions,
+    head: &Head,
+    (session, reader): (&Arc<Session>, &Arc<Reader>),
+    about: &About,
+    range: Option<ByteRange>,
+) -> Result<TransferReply, BlobError> {
+    let range = match conditions::counts_range(head, about.current())? {
+        true => range,
+        false => None,
+    };
+    let (status, part) = about.part(range)?;
+    let length = part.end - part.start;
+    let wanted = Wanted::of(head, range.is_some(), length)?;
+    let begun = sessions.begin_download(session, length)?;
+    let download = Download::begin(Arc::clone(reader), part.clone())?;
+    let sent = Sent::new(Arc::clone(session), download, begun);
+    let mut headers = Vec::new();
+    if status == 206 {
+        let of = format!("bytes {}-{}/{}", part.start, part.end - 1, about.length);
+        headers.push(("content-range", of));
+    }
+    let stream: Box<dyn ByteStream> = match wanted {
+        None => Box::new(sent),
+        Some(wanted) => {
+            let whole = sent.whole()?;
+            headers.push(wanted.header(whole.bytes()));
+            Box::new(whole)
         }
-        (Asked::Get(_) | Asked::List { .. }, Opened::Write(_)) => Err(BlobError::new(
-            403,
-            "AuthorizationPermissionMismatch",
-            "This request is not authorized to perform this operation using this permission.",
-        )),
-        (Asked::Write(range), Opened::Write(uploader)) => {
+    };
+    Ok(about.reply(status, headers, TransferBody::Stream(stream), None))
+}
+
+/// Which ranges of a disk have data, or have changed.
+fn list_of(
+    installation: &Installation,
+    reader: &Reader,
+    about: &About,
+    asked: &Asked,
+) -> Result<TransferReply, BlobError> {
+    let Asked::List {
+        range,
+        since,
+        most,
+        from,
+    } = asked
+    else {
+        return Err(BlobError::unauthentic());
+    };
+    let (_, part) = about.part(*range)?;
+    let part = part.start.max(*from)..part.end;
+    let pages = match since {
+        None => reader.pages(part)?,
+        Some(since) => {
+            let snapshot = earlier(installation, since)?;
+            reader
+                .pages_since(installation, &snapshot, part)
+                .map_err(unrelated)?
+        }
+    };
+    Ok(about.listed(pages, *most))
+}
+
+/// Changes a disk in upload.
+fn change(
+    head: &Head,
+    request: &BlobRequest,
+    (session, uploader): (&Session, &Uploader),
+    body: Zeroizing<Vec<u8>>,
+) -> Result<TransferReply, BlobError> {
+    let _turn = session.turn(conditions::are_any(head));
+    let about = About::of(session, head);
+    if conditions::check(head, about.current())? == Met::NotModified {
+        return Ok(about.not_modified());
+    }
+    let (range, part) = match &request.asked {
+        Asked::Head => return Ok(about.alone()),
+        Asked::Get(_) | Asked::List { .. } => {
+            let message =
+                "This request is not authorized to perform this operation using this permission.";
+            let code = "AuthorizationPermissionMismatch";
+            return Err(BlobError::new(403, code, message));
+        }
+        // They mean nothing here, as its name or type says nothing of a disk.
+        Asked::Describe(length) => {
+            about.check_length(*length)?;
+            return Ok(about.reply(200, Vec::new(), TransferBody::Empty, None));
+        }
+        Asked::Create(length) => {
+            about.check_length(Some(*length))?;
+            (0..*length, Part::Zeros(*length))
+        }
+        Asked::Clear(range) => (range.clone(), Part::Zeros(range.end - range.start)),
+        Asked::Write(range) => {
             if body.len() as u64 != range.end - range.start {
                 return Err(BlobError::header("content-length"));
             }
-            written((&*session, &**uploader), &about, range, Part::Bytes(body))
+            request.digests.check(&body)?;
+            (range.clone(), Part::Bytes(body))
         }
-        (Asked::Clear(range), Opened::Write(uploader)) => {
-            let zeros = Part::Zeros(range.end - range.start);
-            written((&*session, &**uploader), &about, range, zeros)
-        }
-        (Asked::Write(_) | Asked::Clear(_), Opened::Read(_)) => Err(BlobError::unauthentic()),
-    }
+    };
+    written((session, uploader), &about, &range, part)?;
+    let mut headers = request.digests.headers();
+    headers.extend([
+        ("x-ms-blob-sequence-number", "0".to_owned()),
+        ("x-ms-request-server-encrypted", "true".to_owned()),
+    ]);
+    let now = About::of(session, head);
+    Ok(now.reply(201, headers, TransferBody::Empty, None))
 }
 
 /// Writes a part of a disk in upload, or has it be zeros.
@@ -198,20 +269,22 @@ fn written(
     about: &About,
     range: &Range<u64>,
     part: Part,
-) -> Result<TransferReply, BlobError> {
+) -> Result<(), BlobError> {
     if range.end > about.length {
         let message = "The page range specified is invalid.";
         return Err(BlobError::new(416, "InvalidPageRange", message));
     }
+    let takes_room = matches!(part, Part::Bytes(_));
+    if takes_room && !uploader.has_room(range.end - range.start) {
+        return Err(BlobError::no_space());
+    }
     uploader.write(range.start, part).map_err(|error| {
         session.give_up();
-        BlobError::from(ArmError::internal(error))
-    })?;
-    let headers = vec![
-        ("x-ms-blob-sequence-number", "0".into()),
-        ("x-ms-request-server-encrypted", "true".into()),
-    ];
-    Ok(about.reply(201, headers, TransferBody::Empty, None))
+        match error.is_no_space() {
+            true => BlobError::no_space(),
+            false => BlobError::from(ArmError::internal(error)),
+        }
+    })
 }
 
 /// The name of an earlier snapshot.
@@ -252,7 +325,7 @@ struct About {
     /// Bytes, with the footer.
     length: u64,
     etag: String,
-    modified: String,
+    modified: SystemTime,
     version: String,
 }
 
@@ -265,7 +338,7 @@ impl About {
         Self {
             length: size + FOOTER_LEN as u64,
             etag: format!("\"0x{version:016X}\""),
-            modified: http_date(modified),
+            modified,
             version: head.header("x-ms-version").unwrap_or(VERSION).into(),
         }
     }
@@ -281,22 +354,31 @@ impl About {
         }
     }
 
-    /// Refuses a request for what is another by now.
-    fn check_conditions(&self, head: &Head) -> Result<(), BlobError> {
-        let is = |text: &str| {
-            let mut tags = text.split(',').map(str::trim);
-            tags.any(|tag| tag == "*" || tag == self.etag)
-        };
-        let met =
-            head.header("if-match").is_none_or(is) && !head.header("if-none-match").is_some_and(is);
-        match met {
-            true => Ok(()),
-            false => Err(BlobError::new(
-                412,
-                "ConditionNotMet",
-                "The condition specified using HTTP conditional header(s) is not met.",
-            )),
+    /// What conditions are about.
+    fn current(&self) -> Current<'_> {
+        Current {
+            etag: &self.etag,
+            modified: self.modified,
         }
+    }
+
+    /// Refuses another length than there is, as a client says it.
+    fn check_length(&self, said: Option<u64>) -> Result<(), BlobError> {
+        match said {
+            Some(said) if said != self.length => Err(BlobError::header("x-ms-blob-content-length")),
+            _ => Ok(()),
+        }
+    }
+
+    /// The answer that says nothing else.
+    fn alone(&self) -> TransferReply {
+        self.reply(200, Vec::new(), TransferBody::Empty, Some(self.length))
+    }
+
+    /// The answer to a client that has it already.
+    fn not_modified(&self) -> TransferReply {
+        let headers = vec![("x-ms-error-code", "ConditionNotMet".to_owned())];
+        self.reply(304, headers, TransferBody::Empty, None)
     }
 
     fn listed(&self, pages: PageList, most: Option<usize>) -> TransferReply {
@@ -315,7 +397,8 @@ impl About {
         body: TransferBody,
         length: Option<u64>,
     ) -> TransferReply {
-        if !headers.iter().any(|(name, _)| *name == "content-type") && status != 201 {
+        let has_type = headers.iter().any(|(name, _)| *name == "content-type");
+        if !has_type && !matches!(status, 201 | 304) {
             headers.push(("content-type", "application/octet-stream".into()));
         }
         if let Some(length) = length {
@@ -324,7 +407,7 @@ impl About {
         headers.extend([
             ("accept-ranges", "bytes".to_owned()),
             ("etag", self.etag.clone()),
-            ("last-modified", self.modified.clone()),
+            ("last-modified", http_date(self.modified)),
             ("x-ms-blob-type", "PageBlob".to_owned()),
             ("x-ms-version", self.version.clone()),
         ]);

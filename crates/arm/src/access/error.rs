@@ -61,6 +61,13 @@ impl BlobError {
         Self::new(503, "ServerBusy", message)
     }
 
+    /// 409: there is no room. Azure's clients repeat for minutes what has failed with 5xx, and it would be no better then.
+    pub fn no_space() -> Self {
+        let message = "The storage of the server is full, so nothing more is written: its operator has to make room. \
+                       What was answered with 201 is kept.";
+        Self::new(409, "InsufficientStorage", message)
+    }
+
     /// The answer, to a request without a body in the answer or with one.
     pub fn reply(&self, is_head: bool) -> TransferReply {
         let body = format!(
@@ -97,6 +104,7 @@ impl From<ArmError> for BlobError {
             return Self::busy();
         }
         match error.status {
+            507 => Self::no_space(),
             500.. => Self::new(500, "InternalError", error.message),
             status => Self::new(status, &error.code, error.message),
         }

@@ -17,6 +17,11 @@ fn forbidden(settings: &Value) -> Option<(&'static str, &str)> {
     policy.or(public.map(|public| ("publicNetworkAccess", public)))
 }
 
+/// Whether the settings of a resource forbid access over the network.
+pub fn forbids(settings: &Value) -> bool {
+    forbidden(settings).is_some()
+}
+
 /// Refuses to grant access that the settings of a resource forbid.
 ///
 /// # Errors

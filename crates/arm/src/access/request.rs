@@ -1,22 +1,44 @@
 //! A request for the bytes of a disk, as Azure storage's clients write it, taken apart.
 //!
 //! ```text
-//! GET  /sas/DISK.vhd?sv=…&si=GRANT&sig=TOKEN                 Range or x-ms-range
-//! HEAD /sas/DISK.vhd?…
-//! GET  /sas/DISK.vhd?comp=pagelist[&prevsnapshot=…]&…
-//! PUT  /sas/DISK.vhd?comp=page&…                             x-ms-page-write: update|clear
+//! GET  /sas/disks/DISK.vhd?sv=…&si=GRANT&sig=TOKEN           Range or x-ms-range
+//! HEAD /sas/disks/DISK.vhd?…
+//! GET  /sas/disks/DISK.vhd?comp=pagelist[&prevsnapshot=…]&…
+//! PUT  /sas/disks/DISK.vhd?comp=page&…                       x-ms-page-write: update|clear
+//! PUT  /sas/disks/DISK.vhd?…                                 x-ms-blob-type: PageBlob
+//! PUT  /sas/disks/DISK.vhd?comp=properties|metadata&…
 //! ```
+//!
+//! Azure's clients take the first of three words for the account at `localhost` and addresses, and make three of two: with
+//! these three, each asks for what it was given, whatever the host.
 
 use std::ops::Range;
 
 use url::form_urlencoded;
 use uuid::Uuid;
 
+use super::digests::Digests;
 use super::error::BlobError;
+use super::headers::only;
 use server::Head;
 
 /// Where the URLs are.
 const PREFIX: &str = "sas";
+/// What is a container to Azure's clients.
+const CONTAINER: &str = "disks";
+/// The length of a blob that is made, or that is to have another length.
+const LENGTH: &str = "x-ms-blob-content-length";
+/// What asks for something that there is not: whoever sends it would rely on it.
+const UNSUPPORTED: [&str; 8] = [
+    "x-ms-copy-source",
+    "x-ms-encryption-algorithm",
+    "x-ms-encryption-key",
+    "x-ms-encryption-key-sha256",
+    "x-ms-encryption-scope",
+    "x-ms-if-tags",
+    "x-ms-sequence-number-action",
+    "x-ms-structured-body",
+];
 /// Most bytes that a PUT writes.
 pub const MAX_WRITTEN: u64 = 4 << 20;
 const SECTOR: u64 = 512;
@@ -74,6 +96,20 @@ pub enum Asked {
     Write(Range<u64>),
     /// To have a part be zeros.
     Clear(Range<u64>),
+    /// To have all of so many bytes be zeros, as a blob that is made anew.
+    Create(u64),
+    /// To give the blob properties or metadata, which mean nothing here, and this length, if one is said.
+    Describe(Option<u64>),
+}
+
+impl Asked {
+    /// Whether it changes the bytes, or what is said of them.
+    pub fn is_change(&self) -> bool {
+        match self {
+            Self::Get(_) | Self::Head | Self::List { .. } => false,
+            Self::Write(_) | Self::Clear(_) | Self::Create(_) | Self::Describe(_) => true,
+        }
+    }
 }
 
 /// An earlier snapshot.
@@ -92,6 +128,8 @@ pub struct BlobRequest {
     pub ticket: Ticket,
     /// What is asked.
     pub asked: Asked,
+    /// What is to be compared with the body.
+    pub digests: Digests,
 }
 
 /// The parts of a query that count.
@@ -125,8 +163,11 @@ impl Parts {
 
     fn ticket(&self, path: &str) -> Option<Ticket> {
         let mut words = path.split('/').filter(|word| !word.is_empty());
-        let (Some(PREFIX), Some(name), None) = (words.next(), words.next(), words.next()) else {
-            return None;
+        let name = match [words.next(), words.next(), words.next(), words.next()] {
+            [Some(PREFIX), Some(CONTAINER), Some(name), None] => name,
+            // As URLs were before.
+            [Some(PREFIX), Some(name), None, None] => name,
+            _ => return None,
         };
         Some(Ticket {
             resource: Uuid::try_parse(name.strip_suffix(".vhd")?).ok()?,
@@ -150,7 +191,8 @@ impl Ticket {
         query.append_pair("si", &self.grant.to_string());
         query.append_pair("sp", access).append_pair("se", expires);
         query.append_pair("sig", &self.token);
-        format!("/{PREFIX}/{}.vhd?{}", self.resource, query.finish())
+        let name = format!("{}.vhd", self.resource);
+        format!("/{PREFIX}/{CONTAINER}/{name}?{}", query.finish())
     }
 }
 
@@ -163,17 +205,33 @@ impl BlobRequest {
         let parts = Parts::of(&head.query);
         let ticket = parts.ticket(&head.path);
         let ticket = ticket.ok_or_else(BlobError::unauthentic)?;
+        if let Some(name) = UNSUPPORTED.iter().find(|name| head.header(name).is_some()) {
+            let message = format!(
+                "One of the HTTP headers specified in the request is not supported: {name}."
+            );
+            return Err(BlobError::new(400, "UnsupportedHeader", message));
+        }
         let asked = match (head.method.as_str(), parts.comp.as_deref()) {
             ("GET", None) => Asked::Get(range(head)?),
             ("HEAD", None | Some("metadata")) | ("GET", Some("metadata")) => Asked::Head,
             ("GET", Some("pagelist")) => list(head, &parts)?,
             ("PUT", Some("page")) => write(head)?,
+            ("PUT", None) => Asked::Create(created(head)?),
+            ("PUT", Some("properties" | "metadata")) => Asked::Describe(length(head)?),
             _ => {
                 let message = "The resource doesn't support specified Http Verb.";
                 return Err(BlobError::new(405, "UnsupportedHttpVerb", message));
             }
         };
-        Ok(Self { ticket, asked })
+        let digests = match asked.is_change() {
+            true => Digests::of(head)?,
+            false => Digests::default(),
+        };
+        Ok(Self {
+            ticket,
+            asked,
+            digests,
+        })
     }
 }
 
@@ -217,12 +275,30 @@ fn path_and_query(url: &str) -> (&str, &str) {
     path.split_once('?').unwrap_or((path, ""))
 }
 
+fn missing(name: &str) -> BlobError {
+    let message =
+        format!("An HTTP header that's mandatory for this request is not specified: {name}.");
+    BlobError::new(400, "MissingRequiredHeader", message)
+}
+
+/// The length of a blob that is to be made.
+fn created(head: &Head) -> Result<u64, BlobError> {
+    const KIND: &str = "x-ms-blob-type";
+    let kind = only(head, KIND)?.ok_or_else(|| missing(KIND))?;
+    if !kind.eq_ignore_ascii_case("PageBlob") {
+        let message = "The blob type is invalid for this operation: it is a page blob.";
+        return Err(BlobError::new(409, "InvalidBlobType", message));
+    }
+    length(head)?.ok_or_else(|| missing(LENGTH))
+}
+
+fn length(head: &Head) -> Result<Option<u64>, BlobError> {
+    let text = only(head, LENGTH)?;
+    text.map(|text| text.parse().map_err(|_| BlobError::header(LENGTH)))
+        .transpose()
+}
+
 fn write(head: &Head) -> Result<Asked, BlobError> {
-    let missing = |name: &str| {
-        let message =
-            format!("An HTTP header that's mandatory for this request is not specified: {name}.");
-        BlobError::new(400, "MissingRequiredHeader", message)
-    };
     let what = only(head, "x-ms-page-write")?;
     let what = what.ok_or_else(|| missing("x-ms-page-write"))?;
     let range = match range(head)? {
@@ -272,11 +348,6 @@ fn range_of(head: &Head, name: &str) -> Result<Option<ByteRange>, BlobError> {
     };
     let found = parse_range(text);
     found.map(Some).ok_or_else(|| BlobError::header(name))
-}
-
-/// A header that does not contradict itself.
-fn only<'a>(head: &'a Head, name: &str) -> Result<Option<&'a str>, BlobError> {
-    head.only(name).map_err(|_| BlobError::header(name))
 }
 
 /// `bytes=0-511`, `bytes=512-`, `bytes=-512`
@@ -394,8 +465,33 @@ mod tests {
         }
         let twice = [("range", "bytes=0-1"), ("range", "bytes=2-3")];
         assert_eq!(asked("GET", "", &twice), Err(400));
-        assert_eq!(asked("PUT", "", &[]), Err(405));
         assert_eq!(asked("DELETE", "", &[]), Err(405));
+        let blob = |kind: &str, length: &str| {
+            let headers = [
+                ("x-ms-blob-type", kind),
+                ("x-ms-blob-content-length", length),
+            ];
+            asked("PUT", "", &headers)
+        };
+        assert_eq!(blob("PageBlob", "1024"), Ok(Asked::Create(1024)));
+        assert_eq!(blob("BlockBlob", "1024"), Err(409));
+        assert_eq!(blob("PageBlob", "x"), Err(400));
+        assert_eq!(asked("PUT", "", &[]), Err(400));
+        let metadata = asked("PUT", "&comp=metadata", &[("x-ms-meta-a", "b")]);
+        assert_eq!(metadata, Ok(Asked::Describe(None)));
+        for (method, header) in [
+            ("PUT", ("x-ms-copy-source", "https://x.example/")),
+            ("GET", ("x-ms-encryption-key", "a")),
+            ("PUT", ("content-md5", "a")),
+        ] {
+            let headers = [
+                ("x-ms-range", "bytes=0-511"),
+                ("x-ms-page-write", "update"),
+                header,
+            ];
+            let query = if method == "PUT" { "&comp=page" } else { "" };
+            assert_eq!(asked(method, query, &headers), Err(400), "{header:?}");
+        }
         assert_eq!(asked("GET", "&comp=pagelist&maxresults=0", &[]), Err(400));
         assert_eq!(asked("GET", "&comp=pagelist&marker=x", &[]), Err(400));
         let Ok(Asked::List {
@@ -425,12 +521,22 @@ mod tests {
             "https://localhost:8443{}",
             ticket.path("r", "2030-01-01T00:00:00Z")
         );
-        let headers = [("x-ms-previous-snapshot-url", url.as_str())];
-        let Ok(Asked::List { since, .. }) = asked("GET", "&comp=pagelist", &headers) else {
-            panic!("no list");
-        };
-        assert_eq!(since, Some(Since::Url(ticket)));
-        for path in ["/sas/x.vhd?si=1&sig=2", "/sas", "/sas/a/b", ""] {
+        assert!(url.contains("/sas/disks/"), "{url}");
+        // And one of before.
+        for url in [&url, &url.replacen("/disks/", "/", 1)] {
+            let headers = [("x-ms-previous-snapshot-url", url.as_str())];
+            let Ok(Asked::List { since, .. }) = asked("GET", "&comp=pagelist", &headers) else {
+                panic!("no list");
+            };
+            assert_eq!(since, Some(Since::Url(ticket.clone())), "{url}");
+        }
+        for path in [
+            "/sas/x.vhd?si=1&sig=2",
+            "/sas",
+            "/sas/a/b",
+            "/sas/disks",
+            "",
+        ] {
             let headers = [("x-ms-previous-snapshot-url", path)];
             assert_eq!(asked("GET", "&comp=pagelist", &headers), Err(403), "{path}");
         }

@@ -7,11 +7,12 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use super::error::BlobError;
 use super::policy::is_forbidden;
@@ -56,6 +57,14 @@ pub struct Session {
     opened: Opened,
     over: AtomicBool,
     used: Mutex<Instant>,
+    /// Held to write: alone by whoever does so on a condition, which is to hold until it is written.
+    writing: RwLock<()>,
+}
+
+/// The turn of a request that writes, until it is dropped.
+pub struct Turn<'a> {
+    _shared: Option<RwLockReadGuard<'a, ()>>,
+    _alone: Option<RwLockWriteGuard<'a, ()>>,
 }
 
 /// What a session is of.
@@ -200,6 +209,7 @@ impl Inner {
             opened,
             over: AtomicBool::new(false),
             used: Mutex::new(Instant::now()),
+            writing: RwLock::new(()),
         })
     }
 
@@ -262,6 +272,18 @@ impl Session {
     /// What is open.
     pub fn opened(&self) -> &Opened {
         &self.opened
+    }
+
+    /// Waits until a request may write: with others, or alone.
+    pub fn turn(&self, alone: bool) -> Turn<'_> {
+        let (shared, alone) = match alone {
+            true => (None, Some(self.writing.write())),
+            false => (Some(self.writing.read()), None),
+        };
+        Turn {
+            _shared: shared.map(|turn| turn.unwrap_or_else(PoisonError::into_inner)),
+            _alone: alone.map(|turn| turn.unwrap_or_else(PoisonError::into_inner)),
+        }
     }
 
     /// Has the next request open the disk again: this session has failed.
@@ -350,6 +372,67 @@ impl Sent {
             _begun: begun,
         }
     }
+
+    /// All of it, which is looked at before it is sent. It is to be little.
+    ///
+    /// # Errors
+    /// That access is over, or it cannot be read.
+    pub fn whole(mut self) -> Result<Whole, BlobError> {
+        let length = usize::try_from(self.left()).unwrap_or_default();
+        // As long as it is to be, so that nothing of it stays behind where it grew.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(length));
+        while let Some(piece) = self.next_piece()? {
+            match piece {
+                Piece::Zeros(count) => {
+                    let len = bytes.len() + count;
+                    bytes.resize(len, 0);
+                }
+                Piece::Data(buffer, range) => {
+                    bytes.extend_from_slice(buffer.get(range).unwrap_or_default());
+                }
+            }
+        }
+        Ok(Whole { of: self, bytes })
+    }
+
+    fn next_piece(&mut self) -> Result<Option<Piece>, BlobError> {
+        self.session.check()?;
+        self.download.next_piece().map_err(|error| {
+            let (kind, name) = (self.session.grant.kind, &self.session.grant.name);
+            // Whoever downloads is told nothing once the answer has begun, but the end of the connection.
+            log::error!("a download of the {kind} {name} fails: {error}");
+            BlobError::from(error)
+        })
+    }
+}
+
+/// What is sent of a disk and was looked at before.
+pub struct Whole {
+    of: Sent,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl Whole {
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl ByteStream for Whole {
+    fn left(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn next_chunk(&mut self) -> io::Result<Option<Chunk>> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let all = 0..bytes.len();
+        Ok((!bytes.is_empty()).then_some(Chunk::Data(bytes, all)))
+    }
+
+    fn permission(&self) -> Arc<dyn Fn() -> bool + Send + Sync> {
+        self.of.permission()
+    }
 }
 
 impl ByteStream for Sent {
@@ -358,9 +441,8 @@ impl ByteStream for Sent {
     }
 
     fn next_chunk(&mut self) -> io::Result<Option<Chunk>> {
-        let over = |error: BlobError| io::Error::other(error.message);
-        self.session.check().map_err(over)?;
-        let piece = self.download.next_piece().map_err(io::Error::other)?;
+        let piece = self.next_piece();
+        let piece = piece.map_err(|error| io::Error::other(error.message))?;
         Ok(piece.map(|piece| match piece {
             Piece::Zeros(len) => Chunk::Zeros(len),
             Piece::Data(buffer, range) => Chunk::Data(buffer, range),

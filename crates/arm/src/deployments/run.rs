@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::environment::{MAX_ANSWER, context};
 use super::secrets::Secrets;
+use super::shown::told;
 use super::views::duration;
 use crate::call::{Call, Work};
 use crate::error::{ArmError, text};
@@ -143,6 +144,8 @@ impl Deployment {
                 Ok(body.unwrap_or(Value::Null))
             }
             Err(error) => {
+                // What was made with a secret is told to nobody, however it was made.
+                let error = told(resource, error);
                 step["status"] = json!(error.status);
                 step["error"] = error.view();
                 Err(error)

@@ -48,17 +48,26 @@ pub fn shown(resource: &Resource, before: Option<&Value>) -> (Resource, Option<V
 
 /// A refusal of a resource, without the values in it that were made with those of secure parameters.
 pub fn told(resource: &Resource, error: ArmError) -> ArmError {
+    if resource.secrets.is_empty() {
+        return error;
+    }
     let (mut body, mut found) = (resource.body.clone(), Vec::new());
     for place in &resource.secrets {
         if let Some(value) = find(&mut body, place) {
             texts(value, &mut found);
         }
     }
-    let mut message = json!(error.message);
-    Secrets::new(found).hide(&mut message);
+    let secrets = Secrets::new(found);
+    let hidden = |text: &str| {
+        let mut text = json!(text);
+        secrets.hide(&mut text);
+        text.as_str().unwrap_or_default().to_owned()
+    };
+    let detail = error.detail.as_deref();
     ArmError {
-        message: message.as_str().unwrap_or_default().to_owned(),
-        detail: None,
+        message: hidden(&error.message),
+        target: error.target.as_deref().map(hidden),
+        detail: detail.map(|(code, message)| Box::new((code.clone(), hidden(message)))),
         ..error
     }
 }
@@ -135,8 +144,13 @@ mod tests {
     fn no_refusal_tells_what_was_made_with_a_secret() {
         let resource = resource(json!({"location": "c2VjcmV0"}), &[&["location"]]);
         let error = ArmError::new(400, "Code", "The location 'c2VjcmV0' is not available.");
+        let error = ArmError {
+            detail: Some(Box::new(("Code".into(), "c2VjcmV0 is none".into()))),
+            ..error
+        };
         let told = told(&resource, error);
         assert_eq!(told.message, "The location '*****' is not available.");
+        assert_eq!(told.detail.unwrap().1, "***** is none");
     }
 
     #[test]

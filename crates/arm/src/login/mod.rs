@@ -14,6 +14,7 @@ mod users;
 
 use serde_json::{Value, json};
 use server::{FrontReply, Head, Site};
+use uuid::Uuid;
 
 use clients::by_client;
 use form::Form;
@@ -26,6 +27,9 @@ use crate::reply::item;
 use installation::catalog::IdentityRecord;
 
 pub use attempts::Attempts;
+
+/// So much of a tenant's name is told to whoever has written it.
+const TENANT_SHOWN: usize = 80;
 
 /// What is asked of those that need no token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,8 +92,9 @@ impl Public {
         let form = Form::new(body);
         let answer = match self {
             Self::Endpoints => Ok(endpoints(&names)),
-            Self::OpenId => Ok(openid(&names)),
             Self::Keys => Ok(site.token_keys()),
+            _ if let Err(refusal) = check_tenant(head, &names) => Err(refusal),
+            Self::OpenId => Ok(openid(&names)),
             _ if head.method != "POST" => Err(Refusal::new(
                 405,
                 "invalid_request",
@@ -101,6 +106,37 @@ impl Public {
         };
         answer.map_or_else(|refusal| refusal.reply(site, head), item)
     }
+}
+
+/// Refuses a path that names another tenant: whoever is configured for that is told, and gets no token of this one.
+fn check_tenant(head: &Head, names: &Names) -> Result<(), Refusal> {
+    let Some(named) = tenant_in(&head.path) else {
+        return Ok(());
+    };
+    let is = |known: &str| named.eq_ignore_ascii_case(known);
+    let is_ours = Uuid::try_parse(&named).is_ok_and(|id| id == names.tenant);
+    if is_ours || is("common") || is("organizations") {
+        return Ok(());
+    }
+    let shown: String = named.chars().take(TENANT_SHOWN).collect();
+    let message = format!(
+        "Tenant '{shown}' not found. Check to make sure you have the correct tenant ID and are signing into the correct \
+         cloud. Here it is {}.",
+        names.tenant
+    );
+    Err(Refusal::new(400, "invalid_request", 90002, message))
+}
+
+/// The tenant that a path names, if it names one: what is before `oauth2` or `.well-known`, but for `adfs` and a version.
+fn tenant_in(path: &str) -> Option<String> {
+    let words = segments(path).ok()?;
+    let is_end = |word: &String| {
+        word.eq_ignore_ascii_case("oauth2") || word.eq_ignore_ascii_case(".well-known")
+    };
+    let end = words.iter().position(is_end)?;
+    let of_service =
+        |word: &&String| !word.eq_ignore_ascii_case("adfs") && !word.eq_ignore_ascii_case("v2.0");
+    words[..end].iter().find(of_service).cloned()
 }
 
 /// What az reads when the cloud is registered.
@@ -190,6 +226,7 @@ fn access_token(
         site.issue(identity, resource, head.peer)
             .map_err(|error| match error.status.as_u16() {
                 400 => Refusal::new(400, "invalid_resource", 500011, error.message),
+                507 => Refusal::new(507, "temporarily_unavailable", 90033, error.message),
                 _ => failed(&error.message),
             })?;
     Ok(json!({
@@ -234,6 +271,24 @@ mod tests {
             ("/subscriptions", None),
         ] {
             assert_eq!(of(path), wanted, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_tenant_is_what_is_before_the_service() {
+        for (path, wanted) in [
+            ("/adfs/oauth2/v2.0/token", None),
+            ("/ADFS/.well-known/openid-configuration", None),
+            ("/oauth2/token", None),
+            ("/adfs/other/oauth2/token", Some("other")),
+            ("/other/oauth2/v2.0/devicecode", Some("other")),
+            (
+                "/other/v2.0/.well-known/openid-configuration",
+                Some("other"),
+            ),
+            ("/metadata/endpoints", None),
+        ] {
+            assert_eq!(tenant_in(path).as_deref(), wanted, "{path}");
         }
     }
 }

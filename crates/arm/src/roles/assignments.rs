@@ -7,8 +7,10 @@ use super::vaults::{follow_change, refuse_unavailable};
 use crate::error::ArmError;
 use crate::id::{ArmPath, PathError, Typed, is_within};
 use crate::identities::find;
+use crate::locks::full_type;
+use crate::types::type_of;
 use installation::Installation;
-use installation::catalog::{RoleAssignmentRecord, Touch};
+use installation::catalog::{DEFAULT_GROUP, RoleAssignmentRecord, Touch};
 
 /// A role that is to be granted.
 pub struct NewAssignment<'a> {
@@ -93,6 +95,11 @@ pub fn assign(
     }
     refuse_unavailable(installation, &record)?;
     catalog.insert_role_assignment(&record)?;
+    // The resource may have been deleted meanwhile, with the roles that there were at it.
+    if let Err(gone) = checked_scope(installation, new.scope) {
+        catalog.delete_role_assignment(record.id)?;
+        return Err(gone);
+    }
     follow_change(installation, &lock, &record, &catalog.role_assignments()?)?;
     Ok((record, true))
 }
@@ -126,7 +133,8 @@ pub fn detail(scope: &str, id: Uuid, principal: Uuid) -> String {
     }
 }
 
-/// A scope as it is stored: an id without what a client has put around it.
+/// A scope as it is stored: the id, as it is written, of what is there. A role at something else would wait for whoever
+/// makes that.
 fn checked_scope(installation: &Installation, scope: &str) -> Result<String, ArmError> {
     let wrong = |error: PathError| ArmError::parameter("scope", format!("The scope: {error}."));
     let path = ArmPath::parse(scope).map_err(wrong)?;
@@ -137,18 +145,16 @@ fn checked_scope(installation: &Installation, scope: &str) -> Result<String, Arm
     let text = path.to_string();
     let is_resource = path.typed.iter().all(Typed::is_resource);
     if !is_within(&text, &own) || !path.words.is_empty() || !is_resource || path.typed.len() > 1 {
-        return Err(ArmError::parameter(
-            "scope",
-            format!(
-                "'{scope}' is no scope: give the id of the subscription, a group or a resource in it."
-            ),
-        ));
+        return Err(wrong_scope(scope));
     }
-    if let Some(group) = &path.group
-        && installation.catalog().group(group)?.is_none()
-    {
-        return Err(ArmError::no_group(group));
-    }
+    let Some(group) = &path.group else {
+        return match path.typed.is_empty() {
+            true => Ok(own),
+            false => Err(wrong_scope(scope)),
+        };
+    };
+    let known = installation.catalog().group(group)?;
+    let known = known.ok_or_else(|| ArmError::no_group(group))?;
     // A vault knows access to all of its keys.
     if path
         .typed
@@ -157,5 +163,34 @@ fn checked_scope(installation: &Installation, scope: &str) -> Result<String, Arm
     {
         return Err(ArmError::not_offered("scope", "roles for a single key"));
     }
-    Ok(text)
+    let of_group = format!("{own}/resourceGroups/{}", known.name);
+    match path.typed.first() {
+        None => Ok(of_group),
+        Some(typed) => {
+            let below = resource(installation, &known.name, typed)?;
+            Ok(format!("{of_group}/providers/{below}"))
+        }
+    }
+}
+
+fn wrong_scope(scope: &str) -> ArmError {
+    let message = format!(
+        "'{scope}' is no scope: give the id of the subscription, a group or a resource in it."
+    );
+    ArmError::parameter("scope", message)
+}
+
+/// Type and name, as they are written, of a resource that is in a group. A vault that is deleted softly is one, too.
+fn resource(installation: &Installation, group: &str, typed: &Typed) -> Result<String, ArmError> {
+    let asked = typed.names.last().map_or("", String::as_str);
+    let missing = || ArmError::no_resource(&typed.full_type(), asked, group);
+    let kind = type_of(typed).ok_or_else(missing)?;
+    let catalog = installation.catalog();
+    let name = catalog.name_of(kind, asked)?.ok_or_else(missing)?;
+    let placed = catalog.placement(kind, &name)?;
+    let place = placed.map_or_else(|| DEFAULT_GROUP.to_owned(), |placed| placed.group);
+    match place.eq_ignore_ascii_case(group) {
+        true => Ok(format!("{}/{name}", full_type(kind))),
+        false => Err(missing()),
+    }
 }

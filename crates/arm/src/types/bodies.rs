@@ -4,9 +4,33 @@ use serde_json::Value;
 
 use crate::error::ArmError;
 
+/// What a body has beside its properties: the rest asks for something that is not offered, as `zones` does.
+const BESIDE: [&str; 11] = [
+    "etag",
+    "id",
+    "identity",
+    "location",
+    "managedBy",
+    "name",
+    "properties",
+    "sku",
+    "systemData",
+    "tags",
+    "type",
+];
+
 /// Refuses properties that mean something in Azure and nothing here: whoever asks for them would rely on
 /// them. What is empty or switched off asks for nothing.
 pub fn refuse_unknown(body: &Value, known: &[&str], ignored: &[&str]) -> Result<(), ArmError> {
+    for (name, value) in body.as_object().into_iter().flatten() {
+        let is_known = BESIDE.iter().any(|known| known.eq_ignore_ascii_case(name));
+        if !is_known && !asks_for_nothing(value) {
+            return Err(ArmError::not_offered(
+                name,
+                &format!("'{name}' of this resource"),
+            ));
+        }
+    }
     let Some(properties) = body.get("properties").and_then(Value::as_object) else {
         return Ok(());
     };
@@ -110,6 +134,12 @@ mod tests {
         let error = refuse_unknown(&body, &[], &["b"]).unwrap_err();
         assert_eq!(error.target.as_deref(), Some("properties.a"));
         assert!(refuse_unknown(&json!({}), &[], &[]).is_ok());
+        let beside = |body: Value| refuse_unknown(&body, &[], &[]).map_err(|error| error.target);
+        assert_eq!(
+            beside(json!({"zones": [], "Tags": {"a": "b"}, "plan": null})),
+            Ok(())
+        );
+        assert_eq!(beside(json!({"zones": ["1"]})), Err(Some("zones".into())));
     }
 
     #[test]

@@ -189,7 +189,7 @@ fn nothing_else(what: &str) -> ArmError {
             "FeatureNotOffered",
             format!(
                 "Sealdisk imports nothing from {what}. Upload the image (`az disk create --upload-type Upload`, \
-                 `az disk grant-access --access-level Write`, then `azcopy copy`), name a URL of access that this \
+                 `az disk grant-access --access-level Write`, then its pages to that URL), name a URL of access that this \
                  server has given out, or have its operator put the image into the directory of `sealdisk serve \
                  --import-dir`."
             ),

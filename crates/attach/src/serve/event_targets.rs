@@ -69,7 +69,8 @@ pub(crate) fn bury_again(event_hub: &Arc<EventHub>) -> io::Result<()> {
 fn bury(group: Pid, event_hub: &Arc<EventHub>) -> io::Result<()> {
     let event_hub = Arc::downgrade(event_hub);
     let reap = move || {
-        // One whose parent has ended is this process's child, as the launchers of new programs are.
+        // One whose parent has ended is this process's child, as the launchers of new programs are. Another thread may
+        // have heard of its end before.
         loop {
             match waitpgid(group, WaitOptions::empty()) {
                 // The one that goes on says so.

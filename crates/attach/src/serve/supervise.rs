@@ -37,7 +37,7 @@ use protocol::{
     CommandKind, Commands, Event as DataPlaneEvent, FrontendMemory, Heard, KeepSocket, Message,
     Messages, OnRevoke, ProtocolError, Reply, Setup, Waiter,
 };
-use sandbox::Launcher;
+use sandbox::{Launcher, bury_strangers};
 use traces::{Span, SpanKind};
 
 /// Of several that are ready the lowest is told, so a data plane that never stops speaking comes last.
@@ -312,6 +312,8 @@ impl Supervision {
             waiter.watch(self.attached.checker.readable(), FINDING)?;
             waiter.watch(self.upgrades.bell(), UPGRADE)?;
             waiter.watch(self.attached.migration.has_taken(), TAKEN)?;
+            // Processes too that are nothing to this disk.
+            bury_strangers()?;
             Ok(Watched {
                 waiter,
                 messages,

@@ -1,16 +1,16 @@
-//! Wrong tokens, which are slowed down.
+//! Wrong tokens: how many there are. The right one is let in whatever the number.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Wrong ones that are taken one after the other.
+/// Wrong ones that are told to be wrong, and logged, one after the other.
 const BURST: u32 = 10;
-/// After that, one in this time, whoever they come from.
+/// After that, one in this time, whoever they come from; others are told to wait.
 const EACH: Duration = Duration::from_secs(1);
 /// How long the answer to a wrong one takes.
 pub(crate) const PAUSE: Duration = Duration::from_secs(1);
 
-/// How many wrong tokens may be tried: a token bucket for all clients together.
+/// How many wrong tokens were tried: a token bucket for all clients together.
 #[derive(Debug)]
 pub(crate) struct Guesses(Mutex<Option<Instant>>);
 
@@ -19,7 +19,7 @@ impl Guesses {
         Self(Mutex::new(None))
     }
 
-    /// Whether a token is looked at at all.
+    /// Whether there were not too many.
     pub(crate) fn may_guess(&self) -> bool {
         self.owed(Instant::now()) + EACH <= EACH * BURST
     }

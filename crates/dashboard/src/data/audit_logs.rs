@@ -10,7 +10,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::installed::open;
-use super::shared::Shared;
+use super::shared::{Part, Shared};
 use super::views::item;
 use installation::{InstallationError, LogDatabase};
 use vault::audit::Pin;
@@ -51,6 +51,7 @@ pub(super) fn verify_again_and_again(
     let mut verified = BTreeMap::new();
     loop {
         let started = Instant::now();
+        let returns = shared.returns();
         match verify_all(state_dir, pins) {
             Ok(logs) => {
                 let now = OffsetDateTime::now_utc().unix_timestamp();
@@ -58,14 +59,15 @@ pub(super) fn verify_again_and_again(
                 verified.extend(logs.iter().map(|(name, _)| (name.clone(), now)));
                 let times = verified.iter();
                 let times = times.map(|(name, at)| (name.clone(), Value::from(*at)));
-                let mut content = shared.content();
-                content.state.put("logs", logs);
-                content.state.put("verified", times);
+                shared.put(Part::Logs, returns, |content| {
+                    content.state.put("logs", logs);
+                    content.state.put("verified", times);
+                });
             }
             Err(error) => log::debug!("the audit logs are not verified: {error}"),
         }
         let least = period * PERIODS;
-        shared.wait(least.max(started.elapsed() * SHARE));
+        shared.wait(least.max(started.elapsed() * SHARE), returns);
     }
 }
 

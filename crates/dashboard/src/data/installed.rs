@@ -6,7 +6,7 @@ use installation::{Installation, InstallationError};
 
 /// The installation, if there is one: to look must not make one.
 pub(crate) fn open(state_dir: &Path) -> Result<Option<Installation>, InstallationError> {
-    match state_dir.join("catalog.db").exists() {
+    match Installation::is_there(state_dir)? {
         true => Installation::open(state_dir).map(Some),
         false => Ok(None),
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::shared::Shared;
+use super::shared::{Part, Shared};
 use super::views::item;
 use live::{DiskRow, Histogram, Watcher, ask_events};
 
@@ -20,8 +20,10 @@ use live::{DiskRow, Histogram, Watcher, ask_events};
 const PERIOD: Duration = Duration::from_secs(2);
 /// How long one may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Sums that are kept: five minutes.
-const MAX_TOTALS: usize = 150;
+/// Seconds for which sums are kept.
+const KEPT: i64 = 300;
+/// Sums that are kept, whatever the clock says.
+const MAX_TOTALS: usize = 200;
 /// Disks that are asked for their events at a look.
 const MAX_ASKED: usize = 16;
 
@@ -88,34 +90,52 @@ impl RatesView {
 
 /// Asks all attached disks again and again.
 pub(crate) async fn watch_disks(shared: Arc<Shared>, runtime_dir: PathBuf) {
-    let mut watcher = Watcher::new(runtime_dir, PATIENCE);
+    let mut watcher = Watcher::new(runtime_dir.clone(), PATIENCE);
     let mut number = 0;
     // How many events of each disk were seen.
     let mut events = HashMap::new();
+    let mut known = HashMap::new();
+    let mut returns = shared.returns();
     loop {
-        let names = names(&shared);
-        match watcher.look(&names).await {
+        if let Some(names) = names(&shared) {
+            known = names;
+        }
+        match watcher.look(&known).await {
             Ok(rows) => {
                 number += 1;
-                put(&shared, number, &rows);
-                ask_for_events(&shared, &rows, &mut events).await;
+                let own = own(&shared, &rows);
+                put(&shared, (number, returns), rows, &own);
+                ask_for_events(&shared, &own, &mut events).await;
             }
-            Err(error) => put_unknown(&shared, error),
+            Err(error) => put_unknown(&shared, returns, error),
         }
-        shared.wait_beside(PERIOD).await;
+        shared.wait_beside(PERIOD, returns).await;
+        let now = shared.returns();
+        if now != returns {
+            returns = now;
+            // What disks did while nobody looked is no rate of now.
+            watcher = Watcher::new(runtime_dir.clone(), PATIENCE);
+        }
     }
 }
 
-/// The names of disks by their ids, of those that do not tell theirs.
-fn names(shared: &Shared) -> HashMap<Uuid, String> {
-    let dependencies = shared.content().dependencies.clone();
-    let resources = dependencies.iter().flat_map(|seen| &seen.resources);
-    resources
-        .map(|disk| (disk.unique_id, disk.name.clone()))
-        .collect()
+/// The names of disks by their ids, of those that do not tell theirs, where they are known.
+fn names(shared: &Shared) -> Option<HashMap<Uuid, String>> {
+    let dependencies = shared.content().dependencies.clone()?;
+    let resources = dependencies.resources.iter();
+    let names = resources.map(|disk| (disk.unique_id, disk.name.clone()));
+    Some(names.collect())
 }
 
-fn put(shared: &Shared, number: u64, rows: &[DiskRow]) {
+/// Those that are not known to be of another installation, which has the same runtime directory.
+fn own(shared: &Shared, rows: &[DiskRow]) -> Vec<DiskRow> {
+    let content = shared.content();
+    let is_own = |row: &&DiskRow| !content.elsewhere.contains(&row.id);
+    rows.iter().filter(is_own).cloned().collect()
+}
+
+/// Shows own disks, and keeps the answers of all.
+fn put(shared: &Shared, (number, returns): (u64, u64), all: Vec<DiskRow>, rows: &[DiskRow]) {
     let items: Vec<_> = rows
         .iter()
         .map(|row| item(&row.id.to_string(), &view(row)))
@@ -123,22 +143,33 @@ fn put(shared: &Shared, number: u64, rows: &[DiskRow]) {
     let time = OffsetDateTime::now_utc().unix_timestamp();
     let mut sum = serde_json::to_value(RatesView::sum(rows)).unwrap_or_default();
     sum["time"] = Value::from(time);
-    let rows = Arc::new(rows.to_vec());
-    let mut content = shared.content();
-    content.live.put("rows", items);
-    content.rows = Some(Ok(rows));
-    content.totals.push((number, sum));
-    if content.totals.len() > MAX_TOTALS {
-        content.totals.remove(0);
-    }
+    // Of one answer there is no rate: a sum of none would be drawn as nothing that is done.
+    let has_rates = rows.is_empty() || rows.iter().any(|row| row.rates.is_some());
+    shared.put(Part::Rows, returns, |content| {
+        content.live.put("rows", items);
+        content.rows = Some(Ok(Arc::new(all)));
+        if has_rates {
+            content.totals.push((number, sum));
+        }
+        content.totals.retain(|(_, sum)| is_within(sum, time));
+        let more = content.totals.len().saturating_sub(MAX_TOTALS);
+        content.totals.drain(..more);
+    });
+}
+
+/// Whether sums are of the last minutes, by the clock as it is now.
+fn is_within(sum: &Value, now: i64) -> bool {
+    let time = sum["time"].as_i64();
+    time.is_some_and(|time| (now - KEPT..=now).contains(&time))
 }
 
 /// Shows no disk for one that is served when nobody knows whether it still is.
-fn put_unknown(shared: &Shared, error: io::Error) {
+fn put_unknown(shared: &Shared, returns: u64, error: io::Error) {
     log::debug!("the attached disks cannot be found: {error}");
-    let mut content = shared.content();
-    content.live.put("rows", iter::empty::<(String, Value)>());
-    content.rows = Some(Err(Arc::new(error)));
+    shared.put(Part::Rows, returns, |content| {
+        content.live.put("rows", iter::empty::<(String, Value)>());
+        content.rows = Some(Err(Arc::new(error)));
+    });
 }
 
 fn view(row: &DiskRow) -> RowView<'_> {
@@ -194,13 +225,15 @@ fn micros(seconds: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
     fn no_row_is_left_when_the_attached_disks_cannot_be_found() {
         let shared = Shared::new();
         assert!(shared.content().rows.is_none(), "nobody was asked yet");
-        put(&shared, 1, &[]);
+        put(&shared, (1, 0), Vec::new(), &[]);
         assert!(matches!(&shared.content().rows, Some(Ok(rows)) if rows.is_empty()));
         let row = [("d".to_owned(), Value::from("served"))];
         shared.content().live.put("rows", row);
@@ -209,9 +242,28 @@ mod tests {
             all["sections"]["rows"]["put"]["d"].clone()
         };
         assert_eq!(shown(), "served");
-        put_unknown(&shared, io::ErrorKind::PermissionDenied.into());
+        put_unknown(&shared, 0, io::ErrorKind::PermissionDenied.into());
         assert!(matches!(&shared.content().rows, Some(Err(_))));
         assert_eq!(shown(), Value::Null);
+    }
+
+    #[test]
+    fn sums_are_of_the_last_minutes_and_of_rates() {
+        let shared = Shared::new();
+        let now = OffsetDateTime::now_utc().unix_timestamp();
+        let of = |time: i64| (1, json!({ "time": time }));
+        let (old, new, wrong) = (of(now - 2 * KEPT), of(now - 5), of(now + 2 * KEPT));
+        shared.content().totals.extend([old, new, wrong]);
+        // It has answered once: that is no rate.
+        let row = DiskRow::unknown(Uuid::nil(), "/nowhere".into());
+        put(&shared, (2, 0), vec![row.clone()], &[row.clone()]);
+        assert_eq!(own(&shared, &[row.clone()]).len(), 1);
+        shared.content().elsewhere.insert(row.id);
+        assert!(own(&shared, &[row]).is_empty(), "it is another one's");
+        let totals = shared.content().totals.clone();
+        assert_eq!(totals, [of(now - 5)], "not old, and the clock was wrong");
+        put(&shared, (3, 0), Vec::new(), &[]);
+        assert_eq!(shared.content().totals.len(), 2);
     }
 
     #[test]

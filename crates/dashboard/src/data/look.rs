@@ -1,6 +1,6 @@
 //! Looking at an installation, again and again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::audit_logs::verify_again_and_again;
 use super::installed::open;
-use super::shared::{Rows, Shared};
+use super::shared::{Part, Rows, Shared};
 use super::timeline::LOOK_BACK;
 use super::views;
 use crate::error::DashboardError;
@@ -20,12 +20,14 @@ use alarms::{
 };
 use disks::des::Dependencies;
 use installation::Installation;
-use live::DiskRow;
+use live::{DiskRow, Standing};
 use vault::audit::{Entry, Pin};
 use web::ServeError;
 
 /// A look takes this share of the time at most.
 const SHARE: u32 = 10;
+/// How long a look waits for what attached disks say, after somebody has come back.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Has threads look at an installation every `period`, and verify its audit logs, for as long as somebody looks at the
 /// page.
@@ -49,8 +51,10 @@ pub(crate) fn look_again_and_again(
             let mut looker = Looker::new(told, dir);
             loop {
                 let started = Instant::now();
-                looker.look();
-                looker.shared.wait(period.max(started.elapsed() * SHARE));
+                let returns = looker.shared.returns();
+                looker.look(returns);
+                let pause = period.max(started.elapsed() * SHARE);
+                looker.shared.wait(pause, returns);
             }
         }),
     )?;
@@ -58,6 +62,13 @@ pub(crate) fn look_again_and_again(
     let verify = move || verify_again_and_again(&told, &dir, &pins, period);
     spawn("verify", Box::new(verify))?;
     Ok(())
+}
+
+/// What was seen of an installation.
+struct Seen {
+    sections: Vec<(&'static str, Vec<views::Item>)>,
+    all: Dependencies,
+    elsewhere: HashSet<Uuid>,
 }
 
 /// What looks.
@@ -82,14 +93,15 @@ impl Looker {
         }
     }
 
-    fn look(&mut self) {
-        let failure = match self.look_at_installation() {
-            Ok(true) => None,
-            Ok(false) => {
+    /// Looks, for whoever came back then.
+    fn look(&mut self, returns: u64) {
+        let (seen, failure) = match self.look_at_installation() {
+            Ok(Some(seen)) => (Some(seen), None),
+            Ok(None) => {
                 let dir = self.state_dir.display();
-                Some(format!("there is no installation in {dir}"))
+                (None, Some(format!("there is no installation in {dir}")))
             }
-            Err(error) => Some(error),
+            Err(error) => (None, Some(error)),
         };
         if failure != self.failure {
             if let Some(failure) = &failure {
@@ -98,17 +110,31 @@ impl Looker {
             self.failure.clone_from(&failure);
         }
         let host = views::host(failure);
-        self.shared.content().state.put("host", [host]);
+        self.shared.put(Part::State, returns, |content| {
+            if let Some(Seen {
+                sections,
+                all,
+                elsewhere,
+            }) = seen
+            {
+                for (name, items) in sections {
+                    content.state.put(name, items);
+                }
+                content.dependencies = Some(Arc::new(all));
+                content.elsewhere = elsewhere;
+            }
+            content.state.put("host", [host]);
+        });
     }
 
-    /// False where there is none.
-    fn look_at_installation(&mut self) -> Result<bool, String> {
+    /// Nothing where there is none.
+    fn look_at_installation(&mut self) -> Result<Option<Seen>, String> {
         let say = |error: &dyn std::error::Error| error.to_string();
         let Some(installation) = open(&self.state_dir).map_err(|e| say(&e))? else {
-            return Ok(false);
+            return Ok(None);
         };
         // Before the catalog: what is attached later may be younger than it was.
-        let rows = self.shared.content().rows.clone();
+        let rows = self.shared.rows_within(PATIENCE);
         let seen = Dependencies::look(&installation).map_err(|e| say(&e))?;
         let (facts, alarms) = self
             .alarms(&installation, &seen, rows.as_ref())
@@ -116,17 +142,19 @@ impl Looker {
         let records = self.new_records(&installation);
         let now = OffsetDateTime::now_utc();
         let sections = views::sections(&installation, &seen, &facts, &alarms, now);
+        // They are new once, and say when they were.
         let mut content = self.shared.content();
-        for (name, items) in sections {
-            content.state.put(name, items);
-        }
         for (log, entries) in records {
             for entry in entries {
                 content.timeline.add_record(&log, entry);
             }
         }
-        content.dependencies = Some(Arc::new(seen));
-        Ok(true)
+        drop(content);
+        Ok(Some(Seen {
+            sections,
+            all: seen,
+            elsewhere: facts.elsewhere.into_iter().collect(),
+        }))
     }
 
     /// What will break. Attached disks are not asked again: what they said last is known.
@@ -146,12 +174,10 @@ impl Looker {
             .collector
             .collect(installation, &settings, scope, &told)?;
         let mut found = find(&facts, &settings);
-        // Before they were asked, nothing is known of them, which is no alarm.
-        if rows.is_none() {
-            found.retain(|alarm| {
-                alarm.code != AlarmCode::NotKnown || alarm.subject.kind != SubjectKind::Disk
-            });
-        }
+        found.retain(|alarm| {
+            let is_of_disk = alarm.subject.kind == SubjectKind::Disk;
+            alarm.code != AlarmCode::NotKnown || !is_of_disk || !is_asked(rows, &alarm.subject.name)
+        });
         Ok((facts, found))
     }
 
@@ -168,6 +194,17 @@ impl Looker {
             new.insert(log.name, entries);
         }
         new
+    }
+}
+
+/// Whether a disk has had no time to answer: before it has, nothing is known of it, which is no alarm.
+fn is_asked(rows: Option<&Rows>, name: &str) -> bool {
+    match rows {
+        None => true,
+        Some(Err(_)) => false,
+        Some(Ok(rows)) => rows
+            .iter()
+            .any(|row| row.name == name && row.standing == Standing::Asked),
     }
 }
 
@@ -236,6 +273,10 @@ mod tests {
     fn what_is_not_known_is_told_where_no_disk_is_attached_too() {
         assert_eq!(not_known(Some(Ok(Arc::default()))), ["backup"]);
         assert_eq!(not_known(None), ["backup"], "before disks were asked");
+        let mut asked = DiskRow::unknown(Uuid::nil(), PathBuf::from("/nowhere"));
+        asked.name = "disk".into();
+        let rows: Rows = Ok(Arc::new(vec![asked]));
+        assert!(is_asked(Some(&rows), "disk") && !is_asked(Some(&rows), "other"));
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         let mut found = not_known(Some(Err(Arc::new(denied))));
         found.sort();

@@ -12,4 +12,4 @@ mod views;
 pub(crate) use installed::open;
 pub(crate) use live_rows::watch_disks;
 pub(crate) use look::look_again_and_again;
-pub(crate) use shared::Shared;
+pub(crate) use shared::{Part, Shared};

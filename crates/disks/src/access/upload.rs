@@ -1,8 +1,11 @@
 //! Writing the data of a disk in upload, on a thread of its own: a ring of io_uring is one thread's. What waits while
 //! it writes is made durable together.
 
+use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -20,13 +23,17 @@ use crate::resource::key_watch::KeyWatch;
 use crate::resource::offline::open_existing;
 use installation::Installation;
 use installation::envelope::{Header, HeaderKey, Upload};
-use keys::{DekStack, KeyError, ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
+use keys::{DekStack, KeyError, ROOMY_STACK, sha256, spawn_with_keys, with_wiped_call_stack};
+use vault::audit::Space;
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::store::LayerFile;
 
 /// Bytes that are encrypted and written at a time.
 const CHUNK: usize = 512 << 10;
 const SECTOR: u64 = 512;
+/// What uploads leave of the file system of the installation: whoever writes has nothing but a URL, and would take the
+/// room of the audit logs otherwise, without which that URL is not revoked.
+const LEFT: u64 = 64 << 20;
 
 /// A part of an upload that is to be written.
 pub enum Part {
@@ -61,6 +68,9 @@ pub struct Uploader {
     version: u64,
     keys: KeyWatch,
     claim: LayerFile,
+    state_dir: PathBuf,
+    /// How often it was written to by this one.
+    writes: AtomicU64,
     /// None when it is dropped.
     jobs: Option<Mutex<Sender<Job>>>,
     thread: Option<JoinHandle<()>>,
@@ -103,6 +113,8 @@ impl Uploader {
             size,
             version,
             claim,
+            state_dir: installation.state_dir().into(),
+            writes: AtomicU64::new(0),
             jobs: Some(Mutex::new(jobs)),
             thread: Some(thread),
         })
@@ -113,9 +125,17 @@ impl Uploader {
         self.size
     }
 
-    /// Changes with what the disk is.
+    /// Changes with what the disk is, and with each write.
     pub fn version(&self) -> u64 {
-        self.version
+        let since = self.modified().duration_since(SystemTime::UNIX_EPOCH);
+        let modified = since.map_or(0, |since| since.as_nanos());
+        let writes = self.writes.load(Ordering::Acquire);
+        let mut all = self.version.to_le_bytes().to_vec();
+        all.extend(modified.to_le_bytes());
+        all.extend(writes.to_le_bytes());
+        let mut version = [0; 8];
+        version.copy_from_slice(&sha256(&all)[..8]);
+        u64::from_le_bytes(version)
     }
 
     /// When its data was changed last.
@@ -126,6 +146,15 @@ impl Uploader {
     /// Whether its keys are still granted.
     pub fn keys(&self) -> &KeyWatch {
         &self.keys
+    }
+
+    /// Whether so many bytes can be written and leave the installation the room that it needs.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let device = |path: &Path| fs::metadata(path).map(|found| found.dev()).ok();
+        let is_elsewhere = device(self.disk.directory()) != device(&self.state_dir);
+        // What cannot be found out shows when it is written.
+        let lacks = |space: Space| space.available < LEFT + bytes;
+        is_elsewhere || !Space::at(&self.state_dir).is_ok_and(lacks)
     }
 
     /// Writes to the disk or its footer, in whole sectors. It is durable when this returns.
@@ -141,7 +170,9 @@ impl Uploader {
         let jobs = self.jobs.as_ref().ok_or_else(ended)?;
         let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         jobs.send(Job { at, part, done }).map_err(|_| ended())?;
-        outcome.recv().map_err(|_| ended())?
+        let outcome = outcome.recv().map_err(|_| ended())?;
+        self.writes.fetch_add(1, Ordering::AcqRel);
+        outcome
     }
 }
 

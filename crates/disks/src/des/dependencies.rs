@@ -46,6 +46,21 @@ pub struct SeenVault {
     pub problem: Option<String>,
 }
 
+impl SeenVault {
+    /// Why it may have keys that were not seen, if it may. Of a vault elsewhere each key that is known says so.
+    fn why_unseen(&self, no_key_is_known: bool) -> Option<(SafeToDisable, String)> {
+        let name = &self.record.name;
+        let why = match &self.problem {
+            Some(problem) => format!("the key vault '{name}' is not readable: {problem}"),
+            None if self.record.kind.is_remote() && no_key_is_known => format!(
+                "the key vault '{name}' is a remote vault, and only its own log says who uses its keys"
+            ),
+            None => return None,
+        };
+        Some((SafeToDisable::Unknown, why))
+    }
+}
+
 /// A disk encryption set.
 #[derive(Debug)]
 pub struct SeenSet {
@@ -73,6 +88,16 @@ pub enum Loss {
     Vault(String),
     /// An identity, by its object id: it is removed, or may use no key any more.
     Identity(Uuid),
+}
+
+impl Loss {
+    fn why_not_known(&self) -> String {
+        match self {
+            Self::Key(url) => format!("no key {url} is known here"),
+            Self::Vault(name) => format!("no key vault '{name}' is known here"),
+            Self::Identity(id) => format!("no identity {id} is known here"),
+        }
+    }
 }
 
 /// What a loss would stop.
@@ -136,11 +161,14 @@ impl Dependencies {
     pub fn without(&self, installation: &Installation, loss: &Loss) -> Result<Cut, DiskError> {
         let sets = self.sets_without(installation, loss);
         let resources = self.resources_without(installation, loss);
-        let found = match loss {
+        let mut found = match loss {
             Loss::Key(url) => self.found_of_key(installation, url)?,
             Loss::Vault(name) => self.found_of_vault(installation, name)?,
             Loss::Identity(id) => self.found_of_identity(installation, *id)?,
         };
+        if !self.knows(installation, loss) {
+            found.push((SafeToDisable::Unknown, loss.why_not_known()));
+        }
         let mut safety = Safety::of(found);
         let stops = !resources.is_empty() || !sets.is_empty();
         if stops {
@@ -151,6 +179,29 @@ impl Dependencies {
             resources,
             disk_encryption_sets: sets,
         })
+    }
+
+    /// Whether what is lost is anything that was seen. Of what was not, a name that was mistaken perhaps, nobody can say
+    /// what needs it.
+    fn knows(&self, installation: &Installation, loss: &Loss) -> bool {
+        match loss {
+            Loss::Key(url) => {
+                let of_users = self.users.iter().map(|user| &user.key_url);
+                let of_sets = self.sets.iter().flat_map(|set| set.active_keys());
+                let of_vaults = self.keys.versions().map(|(url, _)| url);
+                let mut all = of_users.chain(of_sets).chain(of_vaults);
+                all.any(|seen| is_version_of(seen, url))
+            }
+            Loss::Vault(name) => self.vault(name).is_some(),
+            Loss::Identity(id) => {
+                let own = [installation.operator(), installation.platform()];
+                let policies = self.vaults.iter().flat_map(|vault| &vault.policies);
+                own.iter().any(|identity| identity.object_id == *id)
+                    || self.identities.iter().any(|one| one.object_id == *id)
+                    || self.sets.iter().any(|set| set.record.principal_id == *id)
+                    || policies.into_iter().any(|(identity, _)| identity == id)
+            }
+        }
     }
 
     fn resources_without(&self, installation: &Installation, loss: &Loss) -> Vec<KeyUser> {
@@ -187,11 +238,14 @@ impl Dependencies {
         sets.find(|set| set.name == name)
     }
 
-    fn is_in_vault(&self, key_url: &str, vault: &str) -> bool {
+    fn vault(&self, name: &str) -> Option<&SeenVault> {
         let mut vaults = self.vaults.iter();
-        let vault = vaults.find(|seen| seen.record.name == vault);
+        vaults.find(|seen| seen.record.name == name)
+    }
+
+    fn is_in_vault(&self, key_url: &str, vault: &str) -> bool {
         let url = key_url.parse::<KeyUrl>().ok();
-        let at = url.zip(vault);
+        let at = url.zip(self.vault(vault));
         at.is_some_and(|(url, vault)| url.vault_url.eq_ignore_ascii_case(&vault.record.url))
     }
 
@@ -240,6 +294,9 @@ impl Dependencies {
         keys.sort();
         keys.dedup();
         let mut found = Found::new();
+        if let Some(vault) = self.vault(name) {
+            found.extend(vault.why_unseen(keys.is_empty()));
+        }
         for url in keys {
             found.extend(self.found_of_key(installation, &url)?);
         }

@@ -306,7 +306,8 @@ fn what_a_loss_would_stop_is_told_without_opening_a_vault() {
         };
         crate::create(installation, &request, &Cancel::default(), |_| |_| ()).unwrap();
     }
-    drop(vault);
+    let empty = installation.create_vault("empty", &VaultSettings::default());
+    drop((vault, empty.unwrap()));
     // Whoever only looks does without these.
     for vault in ["myvault", "platform"] {
         let key = installation.vaults_dir().join(vault).join("master.key");
@@ -337,15 +338,29 @@ fn what_a_loss_would_stop_is_told_without_opening_a_vault() {
     }
     let nothing = (Vec::new(), Vec::new(), SafeToDisable::Yes);
     assert_eq!(stops(Loss::Key(url("l"))), nothing);
-    assert_eq!(stops(Loss::Key(url("none"))), nothing);
-    assert_eq!(stops(Loss::Identity(uuid::Uuid::nil())), nothing);
+    assert_eq!(stops(Loss::Vault("empty".into())), nothing);
+    // What is not there, a name that was mistaken perhaps, is not called safe.
+    let unknown = (Vec::new(), Vec::new(), SafeToDisable::Unknown);
+    let no_version = format!("{}/{}", url("k"), "0".repeat(32));
+    for loss in [
+        Loss::Key(url("none")),
+        Loss::Key(no_version),
+        Loss::Vault("none".into()),
+        Loss::Identity(uuid::Uuid::nil()),
+    ] {
+        assert_eq!(stops(loss.clone()), unknown, "{loss:?}");
+    }
     // What cannot be read is no reason to call anything safe.
-    let database = installation.vaults_dir().join("myvault/vault.db");
-    std::fs::write(&database, "no database").unwrap();
+    for vault in ["myvault", "empty"] {
+        let database = installation.vaults_dir().join(vault).join("vault.db");
+        std::fs::write(&database, "no database").unwrap();
+    }
     let blind = Dependencies::look(installation).unwrap();
     assert!(blind.vaults[0].problem.is_some());
     let cut = blind.without(installation, &Loss::Key(url("l"))).unwrap();
     assert_eq!(cut.safety.safe_to_disable, SafeToDisable::Unknown);
+    let cut = blind.without(installation, &Loss::Vault("empty".into()));
+    assert_eq!(cut.unwrap().safety.safe_to_disable, SafeToDisable::Unknown);
 }
 
 #[test]

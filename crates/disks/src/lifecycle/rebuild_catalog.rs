@@ -2,7 +2,7 @@
 //! of vaults and disks.
 //!
 //! The catalog appears complete under its name once the copy's records are in it (see
-//! [`SqliteCatalog::make_again`]); vaults and disks are added one by one, and what is known already
+//! [`DatabaseCatalog::make_again`]); vaults and disks are added one by one, and what is known already
 //! stays as it is. What the vaults' logs name and was not found is noted at the end, for each vault of which
 //! that was not done since the catalog was made again. So a rebuild that was cut off is repeated.
 //!
@@ -19,7 +19,7 @@ use crate::lifecycle::complete_vaults::complete_vaults;
 use crate::lifecycle::rebuild_resources::{Looked, rebuild_resources};
 use crate::lifecycle::rebuilt::Rebuilt;
 use installation::catalog::{
-    CatalogCopy, DepartedKey, DepartedRecord, Departure, InstallationRecord, SqliteCatalog,
+    CatalogCopy, DatabaseCatalog, DepartedKey, DepartedRecord, Departure, InstallationRecord,
     VaultRecord,
 };
 use installation::envelope::ResourceKind;
@@ -58,9 +58,9 @@ pub fn rebuild(
         ..Rebuilt::default()
     };
     let catalog = if path.exists() {
-        SqliteCatalog::open(&path)?
+        DatabaseCatalog::open(&path)?
     } else if let Some(copy) = CatalogCopy::read(&path)? {
-        SqliteCatalog::make_again(&path, &copy)?
+        DatabaseCatalog::make_again(&path, &copy)?
     } else {
         rebuilt.with_identities = false;
         let new = InstallationRecord {
@@ -68,7 +68,7 @@ pub fn rebuild(
             platform: Uuid::new_v4(),
         };
         let empty = CatalogCopy::new(new, Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        SqliteCatalog::make_again(&path, &empty)?
+        DatabaseCatalog::make_again(&path, &empty)?
     };
     let installation = Installation::with_catalog(state_dir, catalog)?;
     let found = installation.register_found_vaults()?;

@@ -10,7 +10,7 @@ use installation::InstallationError;
 use installation::catalog::CatalogError;
 use installation::envelope::{EnvelopeError, FailedSync, JobKind, ResourceKind};
 use keys::KeyError;
-use vault::VaultError;
+use vault::{VaultError, lacks_space};
 use volume::VolumeError;
 use volume::pipeline::PipelineError;
 
@@ -437,6 +437,40 @@ impl DiskError {
         }
     }
 
+    /// Whether there is no room on a file system for what was to be written.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Control(error) => error.is_no_space(),
+            Self::Envelope(EnvelopeError::Vault(error)) => error.is_no_space(),
+            Self::Layer { source, .. } => source.is_no_space(),
+            Self::File { source, .. }
+            | Self::Envelope(EnvelopeError::Io { source, .. })
+            | Self::Volume(VolumeError::File { source, .. }) => lacks_space(source),
+            Self::Volume(error) | Self::Pipeline(PipelineError::Volume(error)) => {
+                error.is_no_space()
+            }
+            Self::Pipeline(PipelineError::Request(error)) => error.is_no_space(),
+            Self::Pipeline(PipelineError::Store(error)) => error.is_no_space(),
+            _ => false,
+        }
+    }
+
+    /// Why no disk can have the size that was asked for, without where its files are; `None` for what is about no size.
+    pub fn refused_size(&self) -> Option<String> {
+        let error = match self {
+            Self::Volume(error) | Self::Pipeline(PipelineError::Volume(error)) => error,
+            _ => return None,
+        };
+        match error {
+            VolumeError::TooLong { most, .. } => Some(format!(
+                "a file on the server's file system has {most} bytes ({} GiB) at most, and a disk lies in one",
+                most >> 30
+            )),
+            VolumeError::Size { .. } | VolumeError::Shrink { .. } => Some(error.to_string()),
+            _ => None,
+        }
+    }
+
     /// For `map_err` of file operations.
     pub(crate) fn file(call: &'static str, path: &Path) -> impl Fn(io::Error) -> Self {
         let path = path.to_owned();
@@ -445,5 +479,32 @@ impl DiskError {
             path: path.clone(),
             source,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_that_is_refused_says_no_path() {
+        let path = PathBuf::from("/var/lib/sealdisk/disks/d/x.data");
+        let len = 65536 << 30;
+        let most = 16 << 40;
+        let long = DiskError::Volume(VolumeError::TooLong { path, len, most });
+        let why = long.refused_size().unwrap();
+        assert!(why.contains("(16384 GiB)") && !why.contains('/'), "{why}");
+        assert_eq!(DiskError::Argument("x".into()).refused_size(), None);
+    }
+
+    #[test]
+    fn that_there_is_no_space_is_told_from_other_failures() {
+        let file = |kind: io::ErrorKind| {
+            DiskError::file("write", Path::new("x"))(io::Error::from(kind)).is_no_space()
+        };
+        assert!(file(io::ErrorKind::StorageFull) && file(io::ErrorKind::QuotaExceeded));
+        assert!(!file(io::ErrorKind::PermissionDenied));
+        let audit = InstallationError::Audit(vault::audit::AuditError::Full);
+        assert!(DiskError::Control(audit).is_no_space());
     }
 }

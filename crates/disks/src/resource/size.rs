@@ -24,11 +24,15 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
         }
     };
     // `u64::from_str` would take a leading plus sign.
-    Some(digits)
-        .filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
-        .and_then(|digits| digits.parse::<u64>().ok())
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!(
+            "'{text}' is no size; write a whole number of bytes, KiB, MiB, GiB or TiB (1536MiB for 1.5 GiB)"
+        ));
+    }
+    let number = digits.parse::<u64>().ok();
+    number
         .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| format!("'{text}' is no size that a disk can have"))
+        .ok_or_else(|| format!("'{text}' is larger than any disk"))
 }
 
 #[cfg(test)]
@@ -69,5 +73,11 @@ mod tests {
         ] {
             assert!(parse_size(text).is_err(), "{text}");
         }
+        for text in ["1.5GiB", "1e9", "0x10", "", "-1"] {
+            let why = parse_size(text).unwrap_err();
+            assert!(why.contains("whole number"), "{text}: {why}");
+        }
+        let why = parse_size("99999999999T").unwrap_err();
+        assert!(why.contains("larger"), "{why}");
     }
 }

@@ -27,7 +27,7 @@ use super::manifest::{ItemKind, Manifest};
 use super::verify::{Look, extract};
 use super::{BackupError, Verified};
 use crate::catalog::{
-    AccessCatalog, Catalog, OperationCatalog, OperationState, RestoredRecord, SqliteCatalog,
+    AccessCatalog, Catalog, DatabaseCatalog, OperationCatalog, OperationState, RestoredRecord,
 };
 use crate::envelope::ResourceKind;
 use crate::files::{private_dir, sync_dir};
@@ -235,7 +235,7 @@ fn settle(dir: &Path, manifest: &Manifest, state_dir: &Path) -> Result<Vec<Strin
 /// What the management API had not ended when the backup was made does not go on here: it may be the deletion of what
 /// was to be restored.
 fn end_operations(dir: &Path) -> Result<(), BackupError> {
-    let catalog = SqliteCatalog::open(&dir.join(CATALOG))?;
+    let catalog = DatabaseCatalog::open(&dir.join(CATALOG))?;
     for mut operation in catalog.running_operations()? {
         operation.state = OperationState::Failed;
         operation.answer["status"] = json!(409);
@@ -250,7 +250,7 @@ fn end_operations(dir: &Path) -> Result<(), BackupError> {
 
 /// Nobody knows here which access was revoked since the backup was made.
 fn revoke_access(dir: &Path) -> Result<(), BackupError> {
-    let catalog = SqliteCatalog::open(&dir.join(CATALOG))?;
+    let catalog = DatabaseCatalog::open(&dir.join(CATALOG))?;
     for access in catalog.accesses(None)? {
         catalog.delete_access(access.id)?;
     }
@@ -259,7 +259,7 @@ fn revoke_access(dir: &Path) -> Result<(), BackupError> {
 
 /// Has the catalog say that it does not know what was made, or purged, since the backup; what is to be done about it.
 fn mark(dir: &Path, manifest: &Manifest) -> Result<String, BackupError> {
-    let catalog = SqliteCatalog::open(&dir.join(CATALOG))?;
+    let catalog = DatabaseCatalog::open(&dir.join(CATALOG))?;
     catalog.mark_restored(&RestoredRecord {
         backup: Some(manifest.created),
         time: OffsetDateTime::now_utc(),
@@ -304,7 +304,7 @@ fn move_directories(dir: &Path, from: &Path, to: &Path) -> Result<(), BackupErro
     if from == to {
         return Ok(());
     }
-    let catalog = SqliteCatalog::open(&dir.join(CATALOG))?;
+    let catalog = DatabaseCatalog::open(&dir.join(CATALOG))?;
     for row in catalog.resources()? {
         let mut record = row.record;
         if let Ok(below) = record.directory.strip_prefix(from) {

@@ -15,7 +15,7 @@ use super::BackupError;
 use super::archive::{self, Secret};
 use super::manifest::{Item, ItemKind, Manifest};
 use super::segments::Chains;
-use crate::catalog::{Catalog, SqliteCatalog};
+use crate::catalog::{Catalog, DatabaseCatalog};
 use vault::audit::{AuditLog, Pin, Report};
 use vault::{KeyUrl, VaultDatabase, VaultError};
 
@@ -161,7 +161,7 @@ impl<'a> Look<'a> {
 
     fn catalog(&mut self, file: &Path) -> Result<(), String> {
         let text = |e: crate::catalog::CatalogError| e.to_string();
-        let catalog = SqliteCatalog::open(file).map_err(text)?;
+        let catalog = DatabaseCatalog::open(file).map_err(text)?;
         for set in catalog.all_des().map_err(text)? {
             let set = set.record;
             let what = format!("the disk encryption set '{}'", set.name);

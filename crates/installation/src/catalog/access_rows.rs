@@ -1,6 +1,6 @@
 //! The table of access that was granted, and its rows.
 
-use rusqlite::Row;
+use database::Row;
 
 use super::access::{Access, AccessRecord};
 use super::columns::{damaged, parse_kind, parse_time, uuid};
@@ -24,20 +24,20 @@ CREATE INDEX access_grants_by_resource ON access_grants (resource);
 pub(super) const SELECT: &str = "SELECT access_grants.id, resource, kind, name, access, token, expires, access_grants.created, \
                       created_by FROM access_grants JOIN resources ON resources.id = resource";
 
-pub(super) fn parse(row: &Row<'_>) -> Result<AccessRecord, CatalogError> {
+pub(super) fn parse(row: &Row) -> Result<AccessRecord, CatalogError> {
     let name: String = row.get(3)?;
     let access: String = row.get(4)?;
     Ok(AccessRecord {
-        id: uuid(&name, &row.get::<_, String>(0)?)?,
-        resource: uuid(&name, &row.get::<_, String>(1)?)?,
-        kind: parse_kind(&name, &row.get::<_, String>(2)?)?,
+        id: uuid(&name, row.text(0)?)?,
+        resource: uuid(&name, row.text(1)?)?,
+        kind: parse_kind(&name, row.text(2)?)?,
         access: Access::from_text(&access)
             .ok_or_else(|| damaged(&name, format!("access '{access}'")))?,
         token: row.get(5)?,
-        expires: parse_time(&name, &row.get::<_, String>(6)?)?,
+        expires: parse_time(&name, row.text(6)?)?,
         created: Touch {
-            at: parse_time(&name, &row.get::<_, String>(7)?)?,
-            by: uuid(&name, &row.get::<_, String>(8)?)?,
+            at: parse_time(&name, row.text(7)?)?,
+            by: uuid(&name, row.text(8)?)?,
         },
         name,
     })

@@ -1,6 +1,6 @@
 //! How values stand in columns, and what is said of one that is not there or not right.
 
-use rusqlite::ffi;
+use database::ErrorKind;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use time::OffsetDateTime;
@@ -38,22 +38,17 @@ pub(super) fn damaged(name: &str, what: impl ToString) -> CatalogError {
 
 /// Says what a violated constraint means: a taken name, or a disk encryption set that is not there.
 pub(super) fn constraint(
-    error: rusqlite::Error,
+    error: database::Error,
     kind: Kind,
     name: &str,
     des: Option<&str>,
 ) -> CatalogError {
-    let extended = error.sqlite_error().map(|e| e.extended_code);
-    match (extended, des) {
-        (Some(ffi::SQLITE_CONSTRAINT_FOREIGNKEY), Some(des)) => {
-            missing(Kind::DiskEncryptionSet, des)
-        }
-        (Some(ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_UNIQUE), _) => {
-            CatalogError::Exists {
-                kind,
-                name: name.into(),
-            }
-        }
+    match (error.kind(), des) {
+        (ErrorKind::ForeignKey, Some(des)) => missing(Kind::DiskEncryptionSet, des),
+        (ErrorKind::Unique, _) => CatalogError::Exists {
+            kind,
+            name: name.into(),
+        },
         _ => error.into(),
     }
 }

@@ -5,7 +5,7 @@
 //! same id and directory again, or when the operator says that the thing is gone for good. With another
 //! directory that row may be a copy's: the record goes when no header is left where it was.
 
-use rusqlite::{Connection, Row, params};
+use database::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -121,10 +121,15 @@ impl Departure {
     }
 }
 
+pub(super) const SELECT: &str =
+    "SELECT id, kind, name, directory, keys, reason, time FROM departed";
+
 pub(super) fn insert(db: &Connection, record: &DepartedRecord) -> Result<(), CatalogError> {
     let name = &record.name;
     db.execute(
-        "INSERT OR REPLACE INTO departed VALUES (?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO departed VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE \
+         SET kind = excluded.kind, name = excluded.name, directory = excluded.directory, \
+         keys = excluded.keys, reason = excluded.reason, time = excluded.time",
         params![
             record.id.to_string(),
             record.kind.as_str(),
@@ -150,7 +155,7 @@ pub(super) fn returned(db: &Connection, record: &DiskRecord) -> Result<bool, Cat
         for found in not_found(db, record)? {
             let mut keys = found.keys.iter();
             if keys.all(|key| is_under(record, &key.key_url)) {
-                deleted += usize::from(delete(db, found.id)?);
+                deleted += u64::from(delete(db, found.id)?);
             }
         }
     }
@@ -159,15 +164,13 @@ pub(super) fn returned(db: &Connection, record: &DiskRecord) -> Result<bool, Cat
 
 /// What was not found and has the kind and the name of `record`.
 fn not_found(db: &Connection, record: &DiskRecord) -> Result<Vec<DepartedRecord>, CatalogError> {
-    let sql = "SELECT * FROM departed WHERE reason = ? AND kind = ? AND name = ?";
-    let mut statement = db.prepare_cached(sql)?;
+    let sql = format!("{SELECT} WHERE reason = ? AND kind = ? AND name = ?");
     let reason = Departure::NotFound.text();
-    let mut rows = statement.query([reason, record.kind.as_str(), &record.name])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(parse(row)?);
-    }
-    Ok(found)
+    db.select(
+        &sql,
+        params![reason, record.kind.as_str(), record.name],
+        parse,
+    )
 }
 
 fn is_under(record: &DiskRecord, key_url: &str) -> bool {
@@ -178,25 +181,25 @@ fn is_under(record: &DiskRecord, key_url: &str) -> bool {
 
 /// Forgets one; whether there was one.
 pub(super) fn delete(db: &Connection, id: Uuid) -> Result<bool, CatalogError> {
-    let deleted = db.execute("DELETE FROM departed WHERE id = ?", [id.to_string()])?;
+    let deleted = db.execute("DELETE FROM departed WHERE id = ?", params![id.to_string()])?;
     Ok(deleted > 0)
 }
 
-pub(super) fn parse(row: &Row<'_>) -> Result<DepartedRecord, CatalogError> {
+pub(super) fn parse(row: &Row) -> Result<DepartedRecord, CatalogError> {
     let name: String = row.get("name")?;
     Ok(DepartedRecord {
-        id: uuid(&name, &row.get::<_, String>("id")?)?,
-        kind: parse_kind(&name, &row.get::<_, String>("kind")?)?,
+        id: uuid(&name, row.text("id")?)?,
+        kind: parse_kind(&name, row.text("kind")?)?,
         directory: row.get("directory")?,
-        keys: parse_json(&name, "keys", &row.get::<_, String>("keys")?)?,
-        reason: match row.get::<_, String>("reason")?.as_str() {
+        keys: parse_json(&name, "keys", row.text("keys")?)?,
+        reason: match row.text("reason")? {
             "unregistered" => Departure::Unregistered,
             "unregisteredUnseen" => Departure::UnregisteredUnseen,
             // Whatever it is, it is not known to be gone.
             "notFound" => Departure::NotFound,
             _ => Departure::DeletedUnseen,
         },
-        time: parse_time(&name, &row.get::<_, String>("time")?)?,
+        time: parse_time(&name, row.text("time")?)?,
         name,
     })
 }

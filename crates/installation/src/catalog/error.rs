@@ -6,7 +6,7 @@ use thiserror::Error;
 
 use super::record::Kind;
 use crate::envelope::ResourceKind;
-use vault::sqlite::DatabaseError;
+use database::{ErrorKind, OpenError};
 
 /// Why the catalog refused or failed.
 #[derive(Debug, Error)]
@@ -136,10 +136,10 @@ pub enum CatalogError {
     },
     /// The database was not opened.
     #[error(transparent)]
-    Open(#[from] DatabaseError),
+    Open(#[from] OpenError),
     /// A statement failed.
     #[error("the catalog could not be read or written: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Database(#[from] database::Error),
 }
 
 impl CatalogError {
@@ -158,9 +158,18 @@ impl CatalogError {
             Self::Locked { .. } => "ScopeLocked",
             Self::NotSystemAssigned { .. } => "BadParameter",
             Self::Lost { .. } => "CatalogLost",
-            Self::Damaged { .. } | Self::Copy { .. } | Self::Open(_) | Self::Sqlite(_) => {
+            Self::Damaged { .. } | Self::Copy { .. } | Self::Open(_) | Self::Database(_) => {
                 "CatalogError"
             }
+        }
+    }
+
+    /// Whether there is no room on the file system of the catalog.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Open(error) => error.is_no_space(),
+            Self::Database(error) => error.kind() == ErrorKind::Full,
+            _ => false,
         }
     }
 }

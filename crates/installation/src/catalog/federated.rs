@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rusqlite::{Connection, Row, params};
+use database::{Connection, Row, params};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -116,15 +116,9 @@ pub(super) fn all(
     identity: Option<Uuid>,
 ) -> Result<Vec<FederatedCredentialRecord>, CatalogError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM federated_credentials WHERE ?1 IS NULL OR identity = ?1 ORDER BY identity, name"
+        "SELECT {COLUMNS} FROM federated_credentials WHERE identity = ?1 OR ?1 IS NULL ORDER BY identity, name"
     );
-    let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query([identity.map(|id| id.to_string())])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(parse(row)?);
-    }
-    Ok(found)
+    db.select(&sql, params![identity.map(|id| id.to_string())], parse)
 }
 
 /// Whether there was one.
@@ -136,14 +130,14 @@ pub(super) fn delete(db: &Connection, identity: Uuid, name: &str) -> Result<bool
     Ok(deleted > 0)
 }
 
-fn parse(row: &Row<'_>) -> Result<FederatedCredentialRecord, CatalogError> {
+fn parse(row: &Row) -> Result<FederatedCredentialRecord, CatalogError> {
     let name: String = row.get("name")?;
     Ok(FederatedCredentialRecord {
-        identity: uuid(&name, &row.get::<_, String>("identity")?)?,
+        identity: uuid(&name, row.text("identity")?)?,
         issuer: row.get("issuer")?,
-        subject: uuid(&name, &row.get::<_, String>("subject")?)?,
-        keys: parse_json(&name, "keys", &row.get::<_, String>("keys")?)?,
-        created: parse_time(&name, &row.get::<_, String>("created")?)?,
+        subject: uuid(&name, row.text("subject")?)?,
+        keys: parse_json(&name, "keys", row.text("keys")?)?,
+        created: parse_time(&name, row.text("created")?)?,
         name,
     })
 }

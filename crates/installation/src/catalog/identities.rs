@@ -1,7 +1,7 @@
-//! Identities in the SQLite catalog: named users, and the system-assigned ones of disk encryption
+//! Identities in the catalog's database: named users, and the system-assigned ones of disk encryption
 //! sets, which go with their set.
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use database::{Connection, Database, Mode, Row, Transaction, params};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -16,20 +16,18 @@ use super::{
 /// The step of the catalog's schema that adds the table. The secret of an identity is stored as its
 /// SHA-256: it is 256 random bits, so that there is nothing to guess. That a set's identity goes
 /// with the set is the database's own doing, so no command can forget it.
-pub(super) fn create_table(db: &Transaction<'_>) -> rusqlite::Result<()> {
-    db.execute_batch(
-        "CREATE TABLE identities (
-             object_id   TEXT PRIMARY KEY,
-             rev         INTEGER NOT NULL,
-             client_id   TEXT NOT NULL UNIQUE,
-             name        TEXT UNIQUE,
-             des         TEXT UNIQUE REFERENCES disk_encryption_sets (name) ON DELETE CASCADE,
-             secret_hash BLOB,
-             created     TEXT NOT NULL,
-             CHECK ((name IS NULL) <> (des IS NULL))
-         ) STRICT;",
-    )
-}
+pub(super) const TABLE: &str = "
+CREATE TABLE identities (
+    object_id   TEXT PRIMARY KEY,
+    rev         INTEGER NOT NULL,
+    client_id   TEXT NOT NULL UNIQUE,
+    name        TEXT UNIQUE,
+    des         TEXT UNIQUE REFERENCES disk_encryption_sets (name) ON DELETE CASCADE,
+    secret_hash BLOB,
+    created     TEXT NOT NULL,
+    CHECK ((name IS NULL) <> (des IS NULL))
+) STRICT;
+";
 
 /// The step for applications, whose secrets end.
 pub(super) const APPLICATIONS: &str = "
@@ -68,35 +66,27 @@ pub(super) fn named(db: &Connection, name: &str) -> Result<Stored<IdentityRecord
 }
 
 pub(super) fn all(db: &Connection) -> Result<Vec<Stored<IdentityRecord>>, CatalogError> {
-    let sql = format!("SELECT {COLUMNS} FROM identities ORDER BY des, name");
-    let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query([])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(parse(row)?);
-    }
-    Ok(found)
+    let sql = format!("SELECT {COLUMNS} FROM identities ORDER BY des NULLS FIRST, name");
+    db.select(&sql, &[], parse)
 }
 
-/// The identity of a set, made when it is asked for first.
+/// The identity of a set, made when it is asked for first; whether it was.
 pub(super) fn of_des(
     db: &Transaction<'_>,
     des: &str,
-) -> Result<Stored<IdentityRecord>, CatalogError> {
-    let set: Option<(String, String)> = db
-        .query_row(
-            "SELECT identity, principal_id FROM disk_encryption_sets WHERE name = ?",
-            [des],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )
-        .optional()?;
+) -> Result<(Stored<IdentityRecord>, bool), CatalogError> {
+    let set = db.first(
+        "SELECT identity, principal_id FROM disk_encryption_sets WHERE name = ?",
+        params![des],
+        |row| Ok::<(String, String), CatalogError>((row.get(0)?, row.get(1)?)),
+    )?;
     let (identity, principal) = set.ok_or_else(|| missing(Kind::DiskEncryptionSet, des))?;
     // Tokens of any other identity are issued by somebody else.
     if parse_json::<DesIdentity>(des, "identity", &identity)? != DesIdentity::SystemAssigned {
         return Err(CatalogError::NotSystemAssigned { name: des.into() });
     }
     if let Some(found) = one(db, "des", des)? {
-        return Ok(found);
+        return Ok((found, false));
     }
     let record = IdentityRecord {
         object_id: uuid(des, &principal)?,
@@ -108,10 +98,11 @@ pub(super) fn of_des(
         created: OffsetDateTime::now_utc(),
     };
     insert(db, &record)?;
-    Ok(Stored {
+    let made = Stored {
         rev: Rev(1),
         record,
-    })
+    };
+    Ok((made, true))
 }
 
 pub(super) fn by_object(
@@ -149,33 +140,28 @@ pub(super) fn set_secret(
 }
 
 /// Deletes an identity that is that of no set.
-pub(super) fn delete(
-    db: &mut Connection,
-    identity: &Stored<IdentityRecord>,
-) -> Result<(), CatalogError> {
+pub(super) fn delete(db: &Database, identity: &Stored<IdentityRecord>) -> Result<(), CatalogError> {
     let record = &identity.record;
-    let db = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if let IdentityOwner::Named(name) = &record.owner {
-        lock_rows::refuse(&db, Kind::Identity, name, Change::Delete)?;
-    }
-    let user: Option<String> = db
-        .query_row(
-            "SELECT name FROM disk_encryption_sets WHERE json_extract(identity, '$.objectId') = ? \
+    let id = record.object_id.to_string();
+    db.transaction(Mode::Write, |db| {
+        if let IdentityOwner::Named(name) = &record.owner {
+            lock_rows::refuse(db, Kind::Identity, name, Change::Delete)?;
+        }
+        let user = db.value(
+            "SELECT name FROM disk_encryption_sets WHERE identity ->> 'objectId' = ? \
              ORDER BY name LIMIT 1",
-            [record.object_id.to_string()],
-            |row| row.get(0),
-        )
-        .optional()?;
-    if let Some(set) = user {
-        let name = record.owner.to_string();
-        return Err(CatalogError::IdentityInUse { name, set });
-    }
-    let changed = db.execute(
-        "DELETE FROM identities WHERE object_id = ? AND rev = ?",
-        params![record.object_id.to_string(), identity.rev.0],
-    )?;
-    changed_one(changed, record)?;
-    Ok(db.commit()?)
+            params![id],
+        )?;
+        if let Some(set) = user {
+            let name = record.owner.to_string();
+            return Err(CatalogError::IdentityInUse { name, set });
+        }
+        let changed = db.execute(
+            "DELETE FROM identities WHERE object_id = ? AND rev = ?",
+            params![id, identity.rev.0],
+        )?;
+        changed_one(changed, record)
+    })
 }
 
 /// Refuses a set whose identity is that of a user who is not there.
@@ -192,7 +178,7 @@ pub(super) fn check_user_assigned(
     }
 }
 
-fn changed_one(changed: usize, record: &IdentityRecord) -> Result<(), CatalogError> {
+fn changed_one(changed: u64, record: &IdentityRecord) -> Result<(), CatalogError> {
     match changed {
         0 => Err(stale(Kind::Identity, record.owner.name())),
         _ => Ok(()),
@@ -206,12 +192,10 @@ fn one(
     value: &str,
 ) -> Result<Option<Stored<IdentityRecord>>, CatalogError> {
     let sql = format!("SELECT {COLUMNS} FROM identities WHERE {column} = ?");
-    let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query([value])?;
-    rows.next()?.map(parse).transpose()
+    db.first(&sql, params![value], parse)
 }
 
-fn parse(row: &Row<'_>) -> Result<Stored<IdentityRecord>, CatalogError> {
+fn parse(row: &Row) -> Result<Stored<IdentityRecord>, CatalogError> {
     let object_id: String = row.get("object_id")?;
     let owner = match (row.get("name")?, row.get("des")?) {
         (Some(name), None) => IdentityOwner::Named(name),
@@ -225,7 +209,7 @@ fn parse(row: &Row<'_>) -> Result<Stored<IdentityRecord>, CatalogError> {
         rev: Rev(row.get("rev")?),
         record: IdentityRecord {
             object_id: uuid(name, &object_id)?,
-            client_id: uuid(name, &row.get::<_, String>("client_id")?)?,
+            client_id: uuid(name, row.text("client_id")?)?,
             secret_hash: secret_hash
                 .map(|hash| hash.try_into().map_err(|_| damaged(name, "secret_hash")))
                 .transpose()?,
@@ -233,7 +217,7 @@ fn parse(row: &Row<'_>) -> Result<Stored<IdentityRecord>, CatalogError> {
                 .map(|ends| parse_time(name, &ends))
                 .transpose()?,
             is_application: row.get("application")?,
-            created: parse_time(name, &row.get::<_, String>("created")?)?,
+            created: parse_time(name, row.text("created")?)?,
             owner,
         },
     })

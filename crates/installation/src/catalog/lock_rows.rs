@@ -1,6 +1,6 @@
 //! The rows of locks.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use database::{Connection, Row, params};
 
 use super::columns::{damaged, missing, parse_time, time_text, uuid};
 use super::error::CatalogError;
@@ -22,24 +22,16 @@ pub(super) fn refuse(
     name: &str,
     change: Change,
 ) -> Result<(), CatalogError> {
-    let mut statement = db.prepare_cached(LOCKS)?;
-    let mut rows = statement.query([])?;
-    let mut all = Vec::new();
-    while let Some(row) = rows.next()? {
-        all.push(parse(row)?);
-    }
+    let all = db.select(LOCKS, &[], parse)?;
     if all.is_empty() {
         return Ok(());
     }
     let group: Option<String> = match kind {
         Kind::Group => Some(name.into()),
-        _ => db
-            .query_row(
-                "SELECT in_group FROM placements WHERE kind = ? AND name = ?",
-                [kind.as_str(), name],
-                |row| row.get(0),
-            )
-            .optional()?,
+        _ => db.value(
+            "SELECT in_group FROM placements WHERE kind = ? AND name = ?",
+            params![kind.as_str(), name],
+        )?,
     };
     let group = group.as_deref().unwrap_or(DEFAULT_GROUP);
     locks::refuse(&all, (kind, name), group, change)
@@ -53,10 +45,7 @@ pub(super) fn refuse_on_going(db: &Connection, target: &LockTarget) -> Result<()
     };
     let sql =
         "SELECT 1 FROM resources WHERE kind = ? AND name = ? AND state IN ('deleting', 'erased')";
-    let going: Option<i64> = db
-        .query_row(sql, [kind.as_str(), name.as_str()], |row| row.get(0))
-        .optional()?;
-    match going {
+    match db.value::<i64>(sql, params![kind.as_str(), name])? {
         None => Ok(()),
         Some(_) => Err(missing(*kind, name)),
     }
@@ -66,8 +55,8 @@ pub(super) fn insert(db: &Connection, record: &LockRecord) -> Result<(), Catalog
     let name = &record.name;
     let (kind, target) = columns(&record.target);
     db.execute(
-        "INSERT INTO locks VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) \
-         ON CONFLICT DO UPDATE SET level = ?4, notes = ?5",
+        "INSERT INTO locks VALUES (?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (kind, target, name) DO UPDATE SET level = excluded.level, notes = excluded.notes",
         params![
             kind,
             target,
@@ -90,7 +79,7 @@ pub(super) fn columns(target: &LockTarget) -> (&str, &str) {
     }
 }
 
-pub(super) fn parse(row: &Row<'_>) -> Result<Lock, CatalogError> {
+pub(super) fn parse(row: &Row) -> Result<Lock, CatalogError> {
     let (kind, of): (String, String) = (row.get(0)?, row.get(1)?);
     let (name, level): (String, String) = (row.get(2)?, row.get(3)?);
     let (target, group) = match Kind::from_text(&kind) {
@@ -109,8 +98,8 @@ pub(super) fn parse(row: &Row<'_>) -> Result<Lock, CatalogError> {
             .ok_or_else(|| damaged(&name, format!("level '{level}'")))?,
         notes: row.get(4)?,
         created: Touch {
-            at: parse_time(&name, &row.get::<_, String>(5)?)?,
-            by: uuid(&name, &row.get::<_, String>(6)?)?,
+            at: parse_time(&name, row.text(5)?)?,
+            by: uuid(&name, row.text(6)?)?,
         },
         name,
     };

@@ -237,13 +237,14 @@ mod tests {
     use time::OffsetDateTime;
     use uuid::Uuid;
 
+    use super::super::contract::{Place, on_each};
     use super::super::{
-        CatalogCopy, DEFAULT_GROUP, DepartedRecord, Departure, DiskRecord, DiskState, GroupRecord,
-        LOCATION, Rev, SqliteCatalog, VaultKind, VaultRecord,
+        CatalogCopy, DEFAULT_GROUP, DatabaseCatalog, DepartedRecord, Departure, DiskRecord,
+        DiskState, GroupRecord, LOCATION, Rev, VaultKind, VaultRecord,
     };
     use super::*;
+    use crate::InstallationError;
     use crate::envelope::ResourceKind;
-    use crate::{Installation, InstallationError};
 
     fn lock(name: &str, target: LockTarget, level: LockLevel) -> LockRecord {
         LockRecord {
@@ -260,72 +261,76 @@ mod tests {
 
     #[test]
     fn a_lock_is_on_what_it_names_and_on_all_that_is_in_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let catalog = installation.catalog();
-        let allowed =
-            |name: &str, change| catalog.refuse_locked(Kind::Identity, name, change).is_ok();
-        for target in [
-            LockTarget::Subscription,
-            LockTarget::Group("DEFAULT".into()),
-            LockTarget::Resource(Kind::Identity, "Alice".into()),
-        ] {
-            let others = matches!(target, LockTarget::Resource(..));
-            catalog
-                .put_lock(&lock("l", target.clone(), LockLevel::CanNotDelete))
-                .unwrap();
-            assert!(!allowed("alice", Change::Delete), "{target:?}");
-            assert!(allowed("alice", Change::Write), "{target:?}");
-            assert_eq!(allowed("bob", Change::Delete), others, "{target:?}");
-            catalog
-                .put_lock(&lock("L", target.clone(), LockLevel::ReadOnly))
-                .unwrap();
-            assert_eq!(catalog.locks().unwrap().len(), 1);
-            assert!(!allowed("alice", Change::Delete) && !allowed("alice", Change::Write));
-            assert!(catalog.delete_lock(&target, "l").unwrap());
-            assert!(!catalog.delete_lock(&target, "l").unwrap());
-            assert!(allowed("alice", Change::Delete), "{target:?}");
-        }
-        let elsewhere = lock("l", LockTarget::Group("rg".into()), LockLevel::ReadOnly);
-        catalog.put_lock(&elsewhere).unwrap();
-        assert!(allowed("alice", Change::Delete));
+        on_each(|place| {
+            let installation = place.installation();
+            let catalog = installation.catalog();
+            let allowed =
+                |name: &str, change| catalog.refuse_locked(Kind::Identity, name, change).is_ok();
+            for target in [
+                LockTarget::Subscription,
+                LockTarget::Group("DEFAULT".into()),
+                LockTarget::Resource(Kind::Identity, "Alice".into()),
+            ] {
+                let others = matches!(target, LockTarget::Resource(..));
+                catalog
+                    .put_lock(&lock("l", target.clone(), LockLevel::CanNotDelete))
+                    .unwrap();
+                assert!(!allowed("alice", Change::Delete), "{target:?}");
+                assert!(allowed("alice", Change::Write), "{target:?}");
+                assert_eq!(allowed("bob", Change::Delete), others, "{target:?}");
+                catalog
+                    .put_lock(&lock("L", target.clone(), LockLevel::ReadOnly))
+                    .unwrap();
+                assert_eq!(catalog.locks().unwrap().len(), 1);
+                assert!(!allowed("alice", Change::Delete) && !allowed("alice", Change::Write));
+                assert!(catalog.delete_lock(&target, "l").unwrap());
+                assert!(!catalog.delete_lock(&target, "l").unwrap());
+                assert!(allowed("alice", Change::Delete), "{target:?}");
+            }
+            let elsewhere = lock("l", LockTarget::Group("rg".into()), LockLevel::ReadOnly);
+            catalog.put_lock(&elsewhere).unwrap();
+            assert!(allowed("alice", Change::Delete));
+        });
     }
 
     #[test]
     fn locks_go_with_what_they_are_on_and_outlive_the_catalog() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let catalog = installation.catalog();
-        let vault = VaultRecord {
-            name: "alice".into(),
-            url: "https://alice.example".into(),
-            kind: VaultKind::Https {
-                ca: None,
-                token_endpoint: None,
-            },
-            created: OffsetDateTime::UNIX_EPOCH,
-        };
-        catalog.insert_vault(&vault).unwrap();
-        let on = |name: &str| LockTarget::Resource(Kind::Vault, name.into());
-        catalog
-            .put_lock(&lock("a", on("ALICE"), LockLevel::ReadOnly))
-            .unwrap();
-        catalog
-            .put_lock(&lock("b", on("bob"), LockLevel::CanNotDelete))
-            .unwrap();
-        // As one goes whose retention is over.
-        catalog.forget_vault("alice").unwrap();
-        let left = catalog.locks().unwrap();
-        assert_eq!(left.len(), 1);
-        assert_eq!(left[0].record.name, "b");
-        assert_eq!(left[0].group.as_deref(), Some(DEFAULT_GROUP));
+        on_each(|place| {
+            let installation = place.installation();
+            let catalog = installation.catalog();
+            let vault = VaultRecord {
+                name: "alice".into(),
+                url: "https://alice.example".into(),
+                kind: VaultKind::Https {
+                    ca: None,
+                    token_endpoint: None,
+                },
+                created: OffsetDateTime::UNIX_EPOCH,
+            };
+            catalog.insert_vault(&vault).unwrap();
+            let on = |name: &str| LockTarget::Resource(Kind::Vault, name.into());
+            catalog
+                .put_lock(&lock("a", on("ALICE"), LockLevel::ReadOnly))
+                .unwrap();
+            catalog
+                .put_lock(&lock("b", on("bob"), LockLevel::CanNotDelete))
+                .unwrap();
+            // As one goes whose retention is over.
+            catalog.forget_vault("alice").unwrap();
+            let left = catalog.locks().unwrap();
+            assert_eq!(left.len(), 1);
+            assert_eq!(left[0].record.name, "b");
+            assert_eq!(left[0].group.as_deref(), Some(DEFAULT_GROUP));
 
-        let path = dir.path().join("catalog.db");
-        drop(installation);
-        std::fs::remove_file(&path).unwrap();
-        let copy = CatalogCopy::read(&path).unwrap().unwrap();
-        let again = SqliteCatalog::make_again(&path, &copy).unwrap();
-        assert_eq!(again.locks().unwrap(), left);
+            let Some(path) = place.in_file() else {
+                return;
+            };
+            drop(installation);
+            std::fs::remove_file(&path).unwrap();
+            let copy = CatalogCopy::read(&path).unwrap().unwrap();
+            let again = DatabaseCatalog::make_again(&path, &copy).unwrap();
+            assert_eq!(again.locks().unwrap(), left);
+        });
     }
 
     fn row(name: &str, state: DiskState) -> DiskRecord {
@@ -346,165 +351,169 @@ mod tests {
     /// Whoever deletes has asked for locks before; one that is put since counts.
     #[test]
     fn what_is_locked_is_not_deleted_in_the_catalog() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let catalog = installation.catalog();
-        let is_locked = |done: Result<(), CatalogError>| {
-            assert!(matches!(done, Err(CatalogError::Locked { .. })), "{done:?}");
-        };
-        let ready = row("d", DiskState::Ready);
-        let rev = catalog.insert_disk(&ready).unwrap();
-        let deleting = DiskRecord {
-            state: DiskState::Deleting,
-            ..ready.clone()
-        };
-        let departed = DepartedRecord::new(&ready, None, Departure::Unregistered);
-        let on_disk = LockTarget::Resource(Kind::Disk, "d".into());
-        for target in [
-            on_disk.clone(),
-            LockTarget::Group(DEFAULT_GROUP.into()),
-            LockTarget::Subscription,
-        ] {
-            catalog
-                .put_lock(&lock("l", target.clone(), LockLevel::CanNotDelete))
-                .unwrap();
-            is_locked(catalog.update_disk(rev, &deleting).map(drop));
-            is_locked(catalog.delete_disk(&ready, rev));
-            is_locked(catalog.depart_disk(&ready, rev, &departed));
-            is_locked(
+        on_each(|place| {
+            let installation = place.installation();
+            let catalog = installation.catalog();
+            let is_locked = |done: Result<(), CatalogError>| {
+                assert!(matches!(done, Err(CatalogError::Locked { .. })), "{done:?}");
+            };
+            let ready = row("d", DiskState::Ready);
+            let rev = catalog.insert_disk(&ready).unwrap();
+            let deleting = DiskRecord {
+                state: DiskState::Deleting,
+                ..ready.clone()
+            };
+            let departed = DepartedRecord::new(&ready, None, Departure::Unregistered);
+            let on_disk = LockTarget::Resource(Kind::Disk, "d".into());
+            for target in [
+                on_disk.clone(),
+                LockTarget::Group(DEFAULT_GROUP.into()),
+                LockTarget::Subscription,
+            ] {
                 catalog
-                    .hold_unlocked(Kind::Disk, "d", Change::Delete)
-                    .map(drop),
-            );
-            catalog.delete_lock(&target, "l").unwrap();
-        }
-        // What is being deleted goes, and has no lock of its own any more.
-        let rev = catalog.update_disk(rev, &deleting).unwrap();
-        let late = catalog.put_lock(&lock("l", on_disk, LockLevel::CanNotDelete));
-        assert!(matches!(late, Err(CatalogError::NotFound { .. })));
-        let all = lock("l", LockTarget::Subscription, LockLevel::ReadOnly);
-        catalog.put_lock(&all).unwrap();
-        catalog.delete_disk(&deleting, rev).unwrap();
-        // So does what never was whole.
-        let made = row("made", DiskState::Creating);
-        let rev = catalog.insert_disk(&made).unwrap();
-        catalog.delete_disk(&made, rev).unwrap();
+                    .put_lock(&lock("l", target.clone(), LockLevel::CanNotDelete))
+                    .unwrap();
+                is_locked(catalog.update_disk(rev, &deleting).map(drop));
+                is_locked(catalog.delete_disk(&ready, rev));
+                is_locked(catalog.depart_disk(&ready, rev, &departed));
+                is_locked(
+                    catalog
+                        .hold_unlocked(Kind::Disk, "d", Change::Delete)
+                        .map(drop),
+                );
+                catalog.delete_lock(&target, "l").unwrap();
+            }
+            // What is being deleted goes, and has no lock of its own any more.
+            let rev = catalog.update_disk(rev, &deleting).unwrap();
+            let late = catalog.put_lock(&lock("l", on_disk, LockLevel::CanNotDelete));
+            assert!(matches!(late, Err(CatalogError::NotFound { .. })));
+            let all = lock("l", LockTarget::Subscription, LockLevel::ReadOnly);
+            catalog.put_lock(&all).unwrap();
+            catalog.delete_disk(&deleting, rev).unwrap();
+            // So does what never was whole.
+            let made = row("made", DiskState::Creating);
+            let rev = catalog.insert_disk(&made).unwrap();
+            catalog.delete_disk(&made, rev).unwrap();
+        });
     }
 
     #[test]
     fn sets_identities_and_groups_are_not_deleted_while_they_are_locked() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let catalog = installation.catalog();
-        let is_locked = |done: Result<(), CatalogError>| {
-            assert!(matches!(done, Err(CatalogError::Locked { .. })), "{done:?}");
-        };
-        installation.create_identity("alice").unwrap();
-        let group = GroupRecord {
-            name: "rg".into(),
-            location: LOCATION.into(),
-            tags: Default::default(),
-            created: OffsetDateTime::UNIX_EPOCH,
-        };
-        catalog.put_group(&group).unwrap();
-        let alice = catalog.identity("alice").unwrap();
-        let all = lock("l", LockTarget::Subscription, LockLevel::CanNotDelete);
-        catalog.put_lock(&all).unwrap();
-        is_locked(catalog.delete_identity(&alice));
-        is_locked(catalog.delete_group("rg").map(drop));
-        is_locked(catalog.delete_des("s", Rev(1)));
-        catalog.delete_lock(&LockTarget::Subscription, "l").unwrap();
-        catalog
-            .put_lock(&lock(
-                "l",
-                LockTarget::Group("RG".into()),
-                LockLevel::ReadOnly,
-            ))
-            .unwrap();
-        is_locked(catalog.delete_group("rg").map(drop));
-        catalog.delete_identity(&alice).unwrap();
+        on_each(|place| {
+            let installation = place.installation();
+            let catalog = installation.catalog();
+            let is_locked = |done: Result<(), CatalogError>| {
+                assert!(matches!(done, Err(CatalogError::Locked { .. })), "{done:?}");
+            };
+            installation.create_identity("alice").unwrap();
+            let group = GroupRecord {
+                name: "rg".into(),
+                location: LOCATION.into(),
+                tags: Default::default(),
+                created: OffsetDateTime::UNIX_EPOCH,
+            };
+            catalog.put_group(&group).unwrap();
+            let alice = catalog.identity("alice").unwrap();
+            let all = lock("l", LockTarget::Subscription, LockLevel::CanNotDelete);
+            catalog.put_lock(&all).unwrap();
+            is_locked(catalog.delete_identity(&alice));
+            is_locked(catalog.delete_group("rg").map(drop));
+            is_locked(catalog.delete_des("s", Rev(1)));
+            catalog.delete_lock(&LockTarget::Subscription, "l").unwrap();
+            catalog
+                .put_lock(&lock(
+                    "l",
+                    LockTarget::Group("RG".into()),
+                    LockLevel::ReadOnly,
+                ))
+                .unwrap();
+            is_locked(catalog.delete_group("rg").map(drop));
+            catalog.delete_identity(&alice).unwrap();
+        });
     }
 
     #[test]
     fn vaults_and_what_identities_trust_are_not_changed_while_they_are_locked() {
-        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let [installation, other] = dirs
-            .each_ref()
-            .map(|dir| Installation::open(dir.path()).unwrap());
-        let settings = vault::VaultSettings::default();
-        installation.create_vault("kv1", &settings).unwrap();
-        installation.create_identity("alice").unwrap();
-        let subject = Uuid::new_v4();
-        let trusts = |name: &str| {
-            let trust = other.trust().unwrap();
-            installation.add_federated_credential("alice", name, trust, subject)
-        };
-        let connects =
-            |name: &str| installation.connect_vault(name, "https://far.example:8443", None, None);
-        trusts("known").unwrap();
-        connects("far").unwrap();
-        let is_locked = |error: Option<InstallationError>| {
-            assert!(
-                matches!(
-                    error,
-                    Some(InstallationError::Catalog(CatalogError::Locked { .. }))
-                ),
-                "{error:?}"
+        on_each(|place| {
+            let elsewhere = Place::file();
+            let [installation, other] = [place, &elsewhere].map(Place::installation);
+            let settings = vault::VaultSettings::default();
+            installation.create_vault("kv1", &settings).unwrap();
+            installation.create_identity("alice").unwrap();
+            let subject = Uuid::new_v4();
+            let trusts = |name: &str| {
+                let trust = other.trust().unwrap();
+                installation.add_federated_credential("alice", name, trust, subject)
+            };
+            let connects = |name: &str| {
+                installation.connect_vault(name, "https://far.example:8443", None, None)
+            };
+            trusts("known").unwrap();
+            connects("far").unwrap();
+            let is_locked = |error: Option<InstallationError>| {
+                assert!(
+                    matches!(
+                        error,
+                        Some(InstallationError::Catalog(CatalogError::Locked { .. }))
+                    ),
+                    "{error:?}"
+                );
+            };
+            let catalog = installation.catalog();
+            let lock_all = |level| {
+                catalog
+                    .put_lock(&lock("l", LockTarget::Subscription, level))
+                    .unwrap();
+            };
+            let place = vault::MasterPlace::Beside;
+            lock_all(LockLevel::ReadOnly);
+            is_locked(installation.reseal_vault("kv1", &place).err());
+            is_locked(trusts("new").err());
+            is_locked(connects("far").err());
+            lock_all(LockLevel::CanNotDelete);
+            is_locked(installation.disconnect_vault("far", |_| Ok(())).err());
+            is_locked(
+                installation
+                    .delete_federated_credential("alice", "known")
+                    .err(),
             );
-        };
-        let catalog = installation.catalog();
-        let lock_all = |level| {
-            catalog
-                .put_lock(&lock("l", LockTarget::Subscription, level))
-                .unwrap();
-        };
-        let place = vault::MasterPlace::Beside;
-        lock_all(LockLevel::ReadOnly);
-        is_locked(installation.reseal_vault("kv1", &place).err());
-        is_locked(trusts("new").err());
-        is_locked(connects("far").err());
-        lock_all(LockLevel::CanNotDelete);
-        is_locked(installation.disconnect_vault("far", |_| Ok(())).err());
-        is_locked(
+            trusts("new").unwrap();
+            connects("far").unwrap();
+            installation.reseal_vault("kv1", &place).unwrap();
+            catalog.delete_lock(&LockTarget::Subscription, "l").unwrap();
+            installation.disconnect_vault("far", |_| Ok(())).unwrap();
             installation
                 .delete_federated_credential("alice", "known")
-                .err(),
-        );
-        trusts("new").unwrap();
-        connects("far").unwrap();
-        installation.reseal_vault("kv1", &place).unwrap();
-        catalog.delete_lock(&LockTarget::Subscription, "l").unwrap();
-        installation.disconnect_vault("far", |_| Ok(())).unwrap();
-        installation
-            .delete_federated_credential("alice", "known")
-            .unwrap();
+                .unwrap();
+        });
     }
 
     /// While something is deleted that is not the catalog's, a lock waits.
     #[test]
     fn no_lock_is_put_while_they_are_held() {
-        let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(dir.path()).unwrap();
-        let other = Installation::open(dir.path()).unwrap();
-        let held = installation
-            .catalog()
-            .hold_unlocked(Kind::Vault, "v", Change::Delete)
-            .unwrap();
-        let all = lock("l", LockTarget::Subscription, LockLevel::CanNotDelete);
-        std::thread::scope(|scope| {
-            let puts = scope.spawn(|| other.catalog().put_lock(&all).unwrap());
-            std::thread::sleep(std::time::Duration::from_millis(100));
-            assert!(!puts.is_finished());
-            drop(held);
-            puts.join().unwrap();
+        on_each(|place| {
+            let installation = place.installation();
+            let other = place.installation();
+            let held = installation
+                .catalog()
+                .hold_unlocked(Kind::Vault, "v", Change::Delete)
+                .unwrap();
+            let all = lock("l", LockTarget::Subscription, LockLevel::CanNotDelete);
+            std::thread::scope(|scope| {
+                let puts = scope.spawn(|| other.catalog().put_lock(&all).unwrap());
+                std::thread::sleep(std::time::Duration::from_millis(100));
+                assert!(!puts.is_finished());
+                drop(held);
+                puts.join().unwrap();
+            });
+            let refused = installation
+                .catalog()
+                .hold_unlocked(Kind::Vault, "v", Change::Delete);
+            assert!(matches!(refused, Err(CatalogError::Locked { .. })));
+            // It has not stayed in that transaction.
+            assert_eq!(installation.catalog().locks().unwrap().len(), 1);
+            let target = LockTarget::Subscription;
+            assert!(installation.catalog().delete_lock(&target, "l").unwrap());
         });
-        let refused = installation
-            .catalog()
-            .hold_unlocked(Kind::Vault, "v", Change::Delete);
-        assert!(matches!(refused, Err(CatalogError::Locked { .. })));
-        // It has not stayed in that transaction.
-        assert_eq!(installation.catalog().locks().unwrap().len(), 1);
-        let target = LockTarget::Subscription;
-        assert!(installation.catalog().delete_lock(&target, "l").unwrap());
     }
 }

@@ -1,6 +1,6 @@
 //! The tables of what the management API alone knows, and their rows.
 
-use rusqlite::{Connection, Row, Transaction, params};
+use database::{Connection, Row, params};
 
 use super::columns::{constraint, damaged, json, missing, parse_json, parse_time, time_text, uuid};
 use super::error::CatalogError;
@@ -103,7 +103,7 @@ const RESOURCE: &str = "'Microsoft.Compute/' || OLD.kind || 's/'";
 
 /// Roles at a resource go with it, whoever deletes it, and go along when it gets another name: a later one of that name
 /// is another. Its group is that of its placement, which goes after them.
-pub(super) fn make_roles_go(db: &Transaction<'_>) -> rusqlite::Result<()> {
+pub(super) fn make_roles_go(db: &rusqlite::Transaction<'_>) -> rusqlite::Result<()> {
     for (trigger, table, kind, full_type, more) in GOING {
         let scope = scope_of(kind, full_type, "OLD.name");
         db.execute_batch(&format!(
@@ -142,7 +142,7 @@ fn scope_of(kind: &str, full_type: &str, name: &str) -> String {
 /// How many role assignments there are.
 pub(super) fn count_roles(db: &Connection) -> Result<i64, CatalogError> {
     let sql = "SELECT count(*) FROM role_assignments";
-    Ok(db.query_row(sql, [], |row| row.get(0))?)
+    Ok(db.the_value(sql, &[])?)
 }
 
 pub(super) const GROUP: &str = "SELECT name, location, tags, created FROM resource_groups";
@@ -152,9 +152,9 @@ pub(super) const PLACEMENT: &str = "SELECT kind, name, in_group, location, tags,
 pub(super) const PLACED_RESOURCES: &str = "SELECT placed.kind, placed.name, in_group, location, tags, settings, \
      placed.created, created_by, changed, changed_by, resources.name \
      FROM resources LEFT JOIN placements AS placed \
-         ON placed.kind = resources.kind AND placed.name = resources.name \
+         ON placed.kind = resources.kind AND placed.name = resources.name COLLATE NOCASE \
      WHERE resources.kind = ?1 AND resources.name > ?2 AND resources.state = 'ready' \
-         AND (?3 IS NULL OR coalesce(in_group, ?4) = ?3 COLLATE NOCASE) \
+         AND (coalesce(in_group, ?4) = ?3 COLLATE NOCASE OR ?3 IS NULL) \
      ORDER BY resources.name LIMIT ?5";
 pub(super) const ASSIGNMENT: &str =
     "SELECT id, scope, role, principal, principal_type, created, created_by FROM role_assignments";
@@ -168,8 +168,8 @@ pub(super) fn is_copied(kind: Kind) -> bool {
 pub(super) fn insert_group(db: &Connection, record: &GroupRecord) -> Result<(), CatalogError> {
     let name = &record.name;
     db.execute(
-        "INSERT INTO resource_groups VALUES (?1, ?2, ?3, ?4) \
-         ON CONFLICT DO UPDATE SET location = ?2, tags = ?3",
+        "INSERT INTO resource_groups VALUES (?, ?, ?, ?) \
+         ON CONFLICT (name) DO UPDATE SET location = excluded.location, tags = excluded.tags",
         params![
             name,
             record.location,
@@ -186,7 +186,11 @@ pub(super) fn insert_placement(
 ) -> Result<(), CatalogError> {
     let name = &record.name;
     db.execute(
-        "INSERT OR REPLACE INTO placements VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO placements VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         ON CONFLICT (kind, name) DO UPDATE SET name = excluded.name, in_group = excluded.in_group, \
+         location = excluded.location, tags = excluded.tags, settings = excluded.settings, \
+         created = excluded.created, created_by = excluded.created_by, changed = excluded.changed, \
+         changed_by = excluded.changed_by",
         params![
             record.kind.as_str(),
             name,
@@ -228,56 +232,54 @@ pub(super) fn insert_assignment(
     Ok(())
 }
 
-pub(super) fn parse_group(row: &Row<'_>) -> Result<GroupRecord, CatalogError> {
+pub(super) fn parse_group(row: &Row) -> Result<GroupRecord, CatalogError> {
     let name: String = row.get(0)?;
     Ok(GroupRecord {
         location: row.get(1)?,
-        tags: parse_json(&name, "tags", &row.get::<_, String>(2)?)?,
-        created: parse_time(&name, &row.get::<_, String>(3)?)?,
+        tags: parse_json(&name, "tags", row.text(2)?)?,
+        created: parse_time(&name, row.text(3)?)?,
         name,
     })
 }
 
 /// A row of [`PLACED_RESOURCES`].
-pub(super) fn parse_placed(
-    row: &Row<'_>,
-) -> Result<(String, Option<PlacementRecord>), CatalogError> {
+pub(super) fn parse_placed(row: &Row) -> Result<(String, Option<PlacementRecord>), CatalogError> {
     let name: String = row.get(10)?;
-    let is_placed = row.get::<_, Option<String>>(0)?.is_some();
+    let is_placed = row.get::<Option<String>>(0)?.is_some();
     let placed = is_placed.then(|| parse_placement(row)).transpose()?;
     Ok((name, placed))
 }
 
-pub(super) fn parse_placement(row: &Row<'_>) -> Result<PlacementRecord, CatalogError> {
+pub(super) fn parse_placement(row: &Row) -> Result<PlacementRecord, CatalogError> {
     let (kind, name): (String, String) = (row.get(0)?, row.get(1)?);
     let touch = |at: usize| {
         Ok::<_, CatalogError>(Touch {
-            at: parse_time(&name, &row.get::<_, String>(at)?)?,
-            by: uuid(&name, &row.get::<_, String>(at + 1)?)?,
+            at: parse_time(&name, row.text(at)?)?,
+            by: uuid(&name, row.text(at + 1)?)?,
         })
     };
     Ok(PlacementRecord {
         kind: Kind::from_text(&kind).ok_or_else(|| damaged(&name, format!("kind '{kind}'")))?,
         group: row.get(2)?,
         location: row.get(3)?,
-        tags: parse_json(&name, "tags", &row.get::<_, String>(4)?)?,
-        settings: parse_json(&name, "settings", &row.get::<_, String>(5)?)?,
+        tags: parse_json(&name, "tags", row.text(4)?)?,
+        settings: parse_json(&name, "settings", row.text(5)?)?,
         created: touch(6)?,
         changed: touch(8)?,
         name,
     })
 }
 
-pub(super) fn parse_assignment(row: &Row<'_>) -> Result<RoleAssignmentRecord, CatalogError> {
+pub(super) fn parse_assignment(row: &Row) -> Result<RoleAssignmentRecord, CatalogError> {
     let id: String = row.get(0)?;
     Ok(RoleAssignmentRecord {
         scope: row.get(1)?,
-        role: uuid(&id, &row.get::<_, String>(2)?)?,
-        principal: uuid(&id, &row.get::<_, String>(3)?)?,
+        role: uuid(&id, row.text(2)?)?,
+        principal: uuid(&id, row.text(3)?)?,
         principal_type: row.get(4)?,
         created: Touch {
-            at: parse_time(&id, &row.get::<_, String>(5)?)?,
-            by: uuid(&id, &row.get::<_, String>(6)?)?,
+            at: parse_time(&id, row.text(5)?)?,
+            by: uuid(&id, row.text(6)?)?,
         },
         id: uuid(&id, &id)?,
     })

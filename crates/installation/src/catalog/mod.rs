@@ -6,10 +6,13 @@
 //! are an index only: they can be made again from the headers beside the ciphertext.
 
 mod access;
+mod access_database;
 mod access_rows;
-mod access_sqlite;
 mod columns;
+#[cfg(test)]
+pub(crate) mod contract;
 mod copy;
+mod database_catalog;
 mod departed;
 mod error;
 mod federated;
@@ -18,16 +21,16 @@ mod identities;
 mod interface;
 mod lock_rows;
 mod locks;
-mod locks_sqlite;
+mod locks_database;
 mod logins;
-mod logins_sqlite;
+mod logins_database;
 mod management;
+mod management_database;
 mod management_rows;
-mod management_sqlite;
 mod noted;
 mod operation_rows;
 mod operations;
-mod operations_sqlite;
+mod operations_database;
 mod purged;
 mod record;
 mod resources;
@@ -36,13 +39,13 @@ mod rows;
 mod schema;
 mod sets;
 mod settings;
-mod sqlite;
 #[cfg(test)]
 mod tests;
 mod vaults;
 
 pub use access::{Access, AccessCatalog, AccessRecord};
 pub use copy::{COPY_FILE, CatalogCopy};
+pub use database_catalog::DatabaseCatalog;
 pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
 pub use federated::{FederatedCredentialRecord, PublicKey};
@@ -60,4 +63,3 @@ pub use record::{
 };
 pub use restored::RestoredRecord;
 pub use settings::{DesIdentity, HsmSettings, VaultKind};
-pub use sqlite::SqliteCatalog;

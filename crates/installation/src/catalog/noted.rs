@@ -6,7 +6,7 @@
 //! rebuild in between leaves the vault without its note, and its keys are not called safe to disable until
 //! another rebuild has made up for that.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use database::{Connection, Database, Mode, params};
 use time::OffsetDateTime;
 
 use super::columns::{parse_time, time_text};
@@ -28,33 +28,37 @@ const WHAT: &str = "made_again";
 /// Marks a catalog as one that was made again now. What an earlier one had noted says nothing of it.
 pub(super) fn mark(db: &Connection) -> Result<(), CatalogError> {
     let now = time_text(WHAT, OffsetDateTime::now_utc())?;
-    db.execute("INSERT OR REPLACE INTO made_again VALUES (1, ?)", [now])?;
-    db.execute("DELETE FROM noted_vaults", [])?;
+    db.execute(
+        "INSERT INTO made_again VALUES (1, ?) ON CONFLICT (id) DO UPDATE SET time = excluded.time",
+        params![now],
+    )?;
+    db.execute("DELETE FROM noted_vaults", &[])?;
     Ok(())
 }
 
 /// Notes a vault with what was not found by its log.
 pub(super) fn insert(
-    db: &mut Connection,
+    db: &Database,
     url: &str,
     not_found: &[DepartedRecord],
 ) -> Result<(), CatalogError> {
-    let transaction = db.transaction()?;
-    for record in not_found {
-        departed::insert(&transaction, record)?;
-    }
-    transaction.execute(
-        "INSERT INTO noted_vaults VALUES (?) ON CONFLICT DO NOTHING",
-        [url],
-    )?;
-    Ok(transaction.commit()?)
+    db.transaction(Mode::Write, |db| {
+        for record in not_found {
+            departed::insert(db, record)?;
+        }
+        db.execute(
+            "INSERT INTO noted_vaults VALUES (?) ON CONFLICT DO NOTHING",
+            params![url],
+        )?;
+        Ok(())
+    })
 }
 
 /// Another vault that gets the URL has another log.
 pub(super) fn forget(db: &Connection, vault: &str) -> Result<(), CatalogError> {
     db.execute(
         "DELETE FROM noted_vaults WHERE url IN (SELECT url FROM vaults WHERE name = ?)",
-        [vault],
+        params![vault],
     )?;
     Ok(())
 }
@@ -66,8 +70,6 @@ pub(super) fn missing_since(
 ) -> Result<Option<OffsetDateTime>, CatalogError> {
     let sql =
         "SELECT time FROM made_again WHERE NOT EXISTS (SELECT 1 FROM noted_vaults WHERE url = ?)";
-    let time: Option<String> = db
-        .query_row(sql, params![url], |row| row.get(0))
-        .optional()?;
+    let time: Option<String> = db.value(sql, params![url])?;
     time.map(|time| parse_time(WHAT, &time)).transpose()
 }

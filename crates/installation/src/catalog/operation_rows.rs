@@ -1,6 +1,6 @@
 //! The table of operations of the management API, and its rows.
 
-use rusqlite::Row;
+use database::Row;
 
 use super::columns::{damaged, parse_json, parse_time, uuid};
 use super::error::CatalogError;
@@ -29,7 +29,7 @@ CREATE INDEX operations_by_state ON operations (state);
 pub(super) const OPERATION: &str = "SELECT id, in_group, deployment, target, state, started, started_by, changed, request, \
                          answer FROM operations";
 
-pub(super) fn parse(row: &Row<'_>) -> Result<OperationRecord, CatalogError> {
+pub(super) fn parse(row: &Row) -> Result<OperationRecord, CatalogError> {
     let id: String = row.get(0)?;
     let of: (Option<String>, Option<String>) = (row.get(1)?, row.get(2)?);
     let state: String = row.get(4)?;
@@ -42,12 +42,12 @@ pub(super) fn parse(row: &Row<'_>) -> Result<OperationRecord, CatalogError> {
         state: OperationState::from_text(&state)
             .ok_or_else(|| damaged(&id, format!("state '{state}'")))?,
         started: Touch {
-            at: parse_time(&id, &row.get::<_, String>(5)?)?,
-            by: uuid(&id, &row.get::<_, String>(6)?)?,
+            at: parse_time(&id, row.text(5)?)?,
+            by: uuid(&id, row.text(6)?)?,
         },
-        changed: parse_time(&id, &row.get::<_, String>(7)?)?,
-        request: parse_json(&id, "request", &row.get::<_, String>(8)?)?,
-        answer: parse_json(&id, "answer", &row.get::<_, String>(9)?)?,
+        changed: parse_time(&id, row.text(7)?)?,
+        request: parse_json(&id, "request", row.text(8)?)?,
+        answer: parse_json(&id, "answer", row.text(9)?)?,
         id: uuid(&id, &id)?,
     })
 }

@@ -6,7 +6,7 @@
 //! notes itself, after the keys are destroyed and before the row goes. The note goes when there is a vault of that URL
 //! again, and with a restore, since the backup may be older than a vault that was made in its place.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use database::{Connection, params};
 use time::OffsetDateTime;
 
 use super::CatalogError;
@@ -22,7 +22,7 @@ CREATE TABLE purged_vaults (
 
 pub(super) fn insert(db: &Connection, url: &str) -> Result<(), CatalogError> {
     db.execute(
-        "INSERT OR REPLACE INTO purged_vaults VALUES (?, ?)",
+        "INSERT INTO purged_vaults VALUES (?, ?) ON CONFLICT (url) DO UPDATE SET time = excluded.time",
         params![url, time_text(url, OffsetDateTime::now_utc())?],
     )?;
     Ok(())
@@ -30,15 +30,15 @@ pub(super) fn insert(db: &Connection, url: &str) -> Result<(), CatalogError> {
 
 pub(super) fn since(db: &Connection, url: &str) -> Result<Option<OffsetDateTime>, CatalogError> {
     let sql = "SELECT time FROM purged_vaults WHERE url = ?";
-    let time: Option<String> = db.query_row(sql, [url], |row| row.get(0)).optional()?;
+    let time: Option<String> = db.value(sql, params![url])?;
     time.map(|time| parse_time(url, &time)).transpose()
 }
 
 /// Forgets the purge of the vault with that URL, or of all.
 pub(super) fn forget(db: &Connection, url: Option<&str>) -> Result<(), CatalogError> {
     db.execute(
-        "DELETE FROM purged_vaults WHERE ?1 IS NULL OR url = ?1",
-        [url],
+        "DELETE FROM purged_vaults WHERE url = ?1 OR ?1 IS NULL",
+        params![url],
     )?;
     Ok(())
 }

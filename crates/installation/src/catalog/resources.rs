@@ -1,52 +1,122 @@
 //! The table of disks, snapshots and images, and that of the layers that they have.
 
 use std::ffi::OsString;
+use std::iter::{once, repeat};
+use std::ops::ControlFlow;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use database::{Connection, Database, Mode, Row, ToValue, Transaction, Value, params};
 
 use super::columns::{
-    constraint, damaged, missing, parse_json, parse_kind, parse_time, stale, time_text, uuid,
+    constraint, damaged, missing, parse_kind, parse_time, stale, time_text, uuid,
 };
 use super::{
     CatalogError, Change, DepartedRecord, DiskRecord, DiskState, LayerUse, Rev, Stored, departed,
     lock_rows,
 };
+use crate::envelope::ResourceKind;
 
 /// What is under a set, by itself or by a layer.
-pub(super) const UNDER_SET: &str = "des IS ?1 OR EXISTS (
-    SELECT 1 FROM layer_uses AS uses WHERE uses.resource = resources.id AND uses.des IS ?1)";
+const UNDER_SET: &str = "resources.id IN (SELECT id FROM resources WHERE des = ?1
+    UNION SELECT resource FROM layer_uses WHERE des = ?1)";
+/// What is under the platform-managed key, by itself or by a layer.
+const UNDER_PLATFORM: &str = "resources.id IN (SELECT id FROM resources WHERE des IS NULL
+    UNION SELECT resource FROM layer_uses WHERE des IS NULL)";
 
 /// The rows of what is being made or deleted, or was cut off in that. They are looked for before anything is made, and
 /// are few among thousands.
-pub(super) const UNFINISHED: &str = "state <> 'ready'";
-/// An index of them alone. SQLite takes it for a query with the same condition.
+pub(super) const UNFINISHED: &str =
+    "resources.id IN (SELECT id FROM resources WHERE state <> 'ready')";
+/// An index of them alone. It is taken for a query with the same condition.
 pub(super) const UNFINISHED_INDEX: &str =
     "CREATE INDEX resources_unfinished ON resources (kind, name) WHERE state <> 'ready';";
-/// The rows of a kind whose names are in an array of JSON, each of which is looked up.
-pub(super) const NAMED: &str = "kind = ?1 AND name IN (SELECT value FROM json_each(?2))";
+/// For so many names there is one statement, whatever their number is.
+const NAMES: usize = 32;
 
-/// A query for the rows that meet a condition.
+/// The rows of a kind that have one of [`NAMES`] names, each of which is looked up.
+pub(super) fn named_condition() -> String {
+    format!("kind = ? AND name IN (?{})", ", ?".repeat(NAMES - 1))
+}
+
+/// A query for the rows that meet a condition: a row of the answer for each layer, from the bottom up, and one for what
+/// has none.
 pub(super) fn select(condition: &str) -> String {
     format!(
-        "SELECT id, rev, kind, name, directory, size, des, key_url, created, state, (
-             SELECT json_group_array(json_object(
-                 'layer', layer, 'diskEncryptionSet', uses.des, 'keyUrl', uses.key_url))
-             FROM (SELECT * FROM layer_uses WHERE resource = resources.id ORDER BY place) AS uses
-         ) AS layers
-         FROM resources WHERE {condition} ORDER BY kind, name"
+        "SELECT resources.id AS id, rev, kind, name, directory, size, resources.des AS des,
+             resources.key_url AS key_url, created, state,
+             layer, uses.des AS layer_des, uses.key_url AS layer_key_url
+         FROM resources LEFT JOIN layer_uses AS uses ON uses.resource = resources.id
+         WHERE {condition} ORDER BY kind, name, place"
     )
 }
 
+/// What meets a condition, by kind and name.
+pub(super) fn find(
+    db: &Connection,
+    condition: &str,
+    values: &[Value<'_>],
+) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+    let mut found: Vec<Stored<DiskRecord>> = Vec::new();
+    let mut last = String::new();
+    db.visit(&select(condition), values, |row| {
+        let id = row.text(0)?;
+        if id != last {
+            last = id.into();
+            found.push(parse(&row)?);
+        }
+        if let Some(resource) = found.last_mut() {
+            let layer = parse_layer(&row, &resource.record.name)?;
+            resource.record.layers.extend(layer);
+        }
+        Ok::<_, CatalogError>(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+/// What has one of these names among those of a kind, by name.
+pub(super) fn named(
+    db: &Database,
+    kind: ResourceKind,
+    names: &[&str],
+) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+    let mut names = names.to_vec();
+    names.sort_unstable();
+    names.dedup();
+    let find_all = |db: &Connection| {
+        let mut found = Vec::new();
+        for names in names.chunks(NAMES) {
+            // The last one stands for those that are missing.
+            let last = repeat(names.last()).flatten();
+            let names = names.iter().chain(last).take(NAMES);
+            let kind = kind.as_str();
+            let values: Vec<_> = once(&kind).chain(names).map(ToValue::to_value).collect();
+            found.append(&mut find(db, &named_condition(), &values)?);
+        }
+        Ok(found)
+    };
+    match names.len() <= NAMES {
+        true => find_all(db),
+        // What several statements find is of one moment, too.
+        false => db.transaction(Mode::Read, |db| find_all(db)),
+    }
+}
+
+/// What is under a set, or under the platform-managed key.
+pub(super) fn under(
+    db: &Connection,
+    des: Option<&str>,
+) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+    match des {
+        Some(des) => find(db, UNDER_SET, params![des]),
+        None => find(db, UNDER_PLATFORM, &[]),
+    }
+}
+
 /// Also whether it was among the departed.
-pub(super) fn insert(
-    db: &mut Connection,
-    record: &DiskRecord,
-) -> Result<(Rev, bool), CatalogError> {
+pub(super) fn insert(db: &Database, record: &DiskRecord) -> Result<(Rev, bool), CatalogError> {
     let name = &record.name;
-    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    transaction
-        .execute(
+    db.transaction(Mode::Write, |db| {
+        let inserted = db.execute(
             "INSERT INTO resources VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?)",
             params![
                 record.id.to_string(),
@@ -59,26 +129,20 @@ pub(super) fn insert(
                 time_text(name, record.created)?,
                 record.state.text(),
             ],
-        )
-        .map_err(|e| violated(e, record, record.disk_encryption_set.as_deref()))?;
-    insert_layers(&transaction, record)?;
-    let returned = departed::returned(&transaction, record)?;
-    transaction.commit()?;
-    Ok((Rev(1), returned))
+        );
+        inserted.map_err(|e| violated(e, record, record.disk_encryption_set.as_deref()))?;
+        insert_layers(db, record)?;
+        Ok((Rev(1), departed::returned(db, record)?))
+    })
 }
 
-pub(super) fn update(
-    db: &mut Connection,
-    rev: Rev,
-    record: &DiskRecord,
-) -> Result<Rev, CatalogError> {
+pub(super) fn update(db: &Database, rev: Rev, record: &DiskRecord) -> Result<Rev, CatalogError> {
     let (name, id) = (&record.name, record.id.to_string());
-    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if record.state == DiskState::Deleting {
-        refuse_locked(&transaction, record)?;
-    }
-    let changed = transaction
-        .execute(
+    db.transaction(Mode::Write, |db| {
+        if record.state == DiskState::Deleting {
+            refuse_locked(db, record)?;
+        }
+        let updated = db.execute(
             "UPDATE resources SET rev = rev + 1, name = ?, directory = ?, size = ?, des = ?, \
              key_url = ?, created = ?, state = ? WHERE id = ? AND rev = ?",
             params![
@@ -92,34 +156,36 @@ pub(super) fn update(
                 id,
                 rev.0,
             ],
-        )
-        .map_err(|e| violated(e, record, record.disk_encryption_set.as_deref()))?;
-    if changed == 0 {
-        return Err(gone_or_stale(&transaction, record)?);
-    }
-    transaction.execute("DELETE FROM layer_uses WHERE resource = ?", [&id])?;
-    insert_layers(&transaction, record)?;
-    transaction.commit()?;
-    Ok(Rev(rev.0 + 1))
+        );
+        let des = record.disk_encryption_set.as_deref();
+        if updated.map_err(|e| violated(e, record, des))? == 0 {
+            return Err(gone_or_stale(db, record)?);
+        }
+        db.execute("DELETE FROM layer_uses WHERE resource = ?", params![id])?;
+        insert_layers(db, record)?;
+        Ok(Rev(rev.0 + 1))
+    })
 }
 
 fn insert_layers(db: &Transaction<'_>, record: &DiskRecord) -> Result<(), CatalogError> {
-    let mut statement = db.prepare_cached("INSERT INTO layer_uses VALUES (?, ?, ?, ?, ?)")?;
+    let sql = "INSERT INTO layer_uses VALUES (?, ?, ?, ?, ?)";
     for (place, layer) in record.layers.iter().enumerate() {
         let LayerUse {
             layer,
             disk_encryption_set,
             key_url,
         } = layer;
-        statement
-            .execute(params![
+        let inserted = db.execute(
+            sql,
+            params![
                 record.id.to_string(),
                 place as i64,
                 layer.to_string(),
                 disk_encryption_set,
                 key_url,
-            ])
-            .map_err(|e| violated(e, record, disk_encryption_set.as_deref()))?;
+            ],
+        );
+        inserted.map_err(|e| violated(e, record, disk_encryption_set.as_deref()))?;
     }
     Ok(())
 }
@@ -127,11 +193,8 @@ fn insert_layers(db: &Transaction<'_>, record: &DiskRecord) -> Result<(), Catalo
 /// Refuses to delete what a lock is on. What is being deleted already goes, and what never was whole.
 fn refuse_locked(db: &Transaction<'_>, record: &DiskRecord) -> Result<(), CatalogError> {
     let id = record.id.to_string();
-    let state: Option<String> = db
-        .query_row("SELECT state FROM resources WHERE id = ?", [id], |row| {
-            row.get(0)
-        })
-        .optional()?;
+    let state: Option<String> =
+        db.value("SELECT state FROM resources WHERE id = ?", params![id])?;
     match state.is_some_and(|state| state == DiskState::Ready.text()) {
         true => lock_rows::refuse(db, record.kind.into(), &record.name, Change::Delete),
         false => Ok(()),
@@ -156,24 +219,20 @@ pub(super) fn delete(
 
 /// Deletes a row, and keeps in mind what it was of.
 pub(super) fn depart(
-    db: &mut Connection,
+    db: &Database,
     rev: Rev,
     record: &DiskRecord,
     departed: &DepartedRecord,
 ) -> Result<(), CatalogError> {
-    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    delete(&transaction, rev, record)?;
-    departed::insert(&transaction, departed)?;
-    Ok(transaction.commit()?)
+    db.transaction(Mode::Write, |db| {
+        delete(db, rev, record)?;
+        departed::insert(db, departed)
+    })
 }
 
 fn gone_or_stale(db: &Connection, record: &DiskRecord) -> Result<CatalogError, CatalogError> {
     let id = record.id.to_string();
-    let there: Option<i64> = db
-        .query_row("SELECT rev FROM resources WHERE id = ?", [id], |row| {
-            row.get(0)
-        })
-        .optional()?;
+    let there: Option<i64> = db.value("SELECT rev FROM resources WHERE id = ?", params![id])?;
     let kind = record.kind.into();
     Ok(match there {
         Some(_) => stale(kind, &record.name),
@@ -187,24 +246,16 @@ pub(super) fn refuse_set_in_use(db: &Connection, set: &str) -> Result<(), Catalo
         "SELECT kind, name, count(*) OVER () FROM resources WHERE {UNDER_SET}
          ORDER BY kind, name LIMIT 1"
     );
-    let first = db
-        .query_row(&sql, [set], |row| {
-            Ok((
-                row.get::<_, String>(0)?,
-                row.get::<_, String>(1)?,
-                row.get::<_, i64>(2)?,
-            ))
-        })
-        .optional()?;
-    match first {
-        None => Ok(()),
-        Some((kind, user, count)) => Err(CatalogError::InUse {
+    let in_use = db.first(&sql, params![set], |row| {
+        let user: String = row.get(1)?;
+        Ok::<_, CatalogError>(CatalogError::InUse {
             name: set.into(),
-            kind: parse_kind(&user, &kind)?,
+            kind: parse_kind(&user, row.text(0)?)?,
             user,
-            count,
-        }),
-    }
+            count: row.get(2)?,
+        })
+    })?;
+    in_use.map_or(Ok(()), Err)
 }
 
 impl DiskState {
@@ -218,10 +269,11 @@ impl DiskState {
     }
 }
 
-pub(super) fn parse(row: &Row<'_>) -> Result<Stored<DiskRecord>, CatalogError> {
+/// A row, without its layers.
+fn parse(row: &Row) -> Result<Stored<DiskRecord>, CatalogError> {
     let name: String = row.get("name")?;
     let size: i64 = row.get("size")?;
-    let state = match row.get::<_, String>("state")?.as_str() {
+    let state = match row.text("state")? {
         "creating" => DiskState::Creating,
         "ready" => DiskState::Ready,
         "deleting" => DiskState::Deleting,
@@ -231,22 +283,33 @@ pub(super) fn parse(row: &Row<'_>) -> Result<Stored<DiskRecord>, CatalogError> {
     Ok(Stored {
         rev: Rev(row.get("rev")?),
         record: DiskRecord {
-            id: uuid(&name, &row.get::<_, String>("id")?)?,
-            kind: parse_kind(&name, &row.get::<_, String>("kind")?)?,
+            id: uuid(&name, row.text("id")?)?,
+            kind: parse_kind(&name, row.text("kind")?)?,
             directory: OsString::from_vec(row.get("directory")?).into(),
             size: u64::try_from(size).map_err(|_| damaged(&name, format!("size {size}")))?,
             disk_encryption_set: row.get("des")?,
             key_url: row.get("key_url")?,
-            layers: parse_json(&name, "layers", &row.get::<_, String>("layers")?)?,
-            created: parse_time(&name, &row.get::<_, String>("created")?)?,
+            layers: Vec::new(),
+            created: parse_time(&name, row.text("created")?)?,
             state,
             name,
         },
     })
 }
 
+fn parse_layer(row: &Row, name: &str) -> Result<Option<LayerUse>, CatalogError> {
+    let Some(layer) = row.get::<Option<String>>("layer")? else {
+        return Ok(None);
+    };
+    Ok(Some(LayerUse {
+        layer: uuid(name, &layer)?,
+        disk_encryption_set: row.get("layer_des")?,
+        key_url: row.get("layer_key_url")?,
+    }))
+}
+
 /// Says what a violated constraint means.
-fn violated(error: rusqlite::Error, record: &DiskRecord, des: Option<&str>) -> CatalogError {
+fn violated(error: database::Error, record: &DiskRecord, des: Option<&str>) -> CatalogError {
     constraint(error, record.kind.into(), &record.name, des)
 }
 

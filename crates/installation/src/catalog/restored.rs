@@ -5,7 +5,7 @@
 //! disable until the operator says that a rebuild has looked into every directory with disks. The mark is in the catalog
 //! before the catalog has its name, and in the catalog's copy.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use database::{Connection, params};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -71,7 +71,7 @@ impl RestoredRecord {
 pub(super) fn mark(db: &Connection, record: &RestoredRecord) -> Result<(), CatalogError> {
     db.execute(
         "INSERT INTO restored VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE \
-         SET backup = coalesce(backup, excluded.backup), time = excluded.time",
+         SET backup = coalesce(restored.backup, excluded.backup), time = excluded.time",
         params![
             optional_time_text(WHAT, record.backup)?,
             time_text(WHAT, record.time)?
@@ -81,21 +81,16 @@ pub(super) fn mark(db: &Connection, record: &RestoredRecord) -> Result<(), Catal
 }
 
 pub(super) fn found(db: &Connection) -> Result<Option<RestoredRecord>, CatalogError> {
-    let times: Option<(Option<String>, String)> = db
-        .query_row("SELECT backup, time FROM restored", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
-        .optional()?;
-    let parse = |(backup, time): (Option<String>, String)| {
+    db.first("SELECT backup, time FROM restored", &[], |row| {
+        let backup: Option<String> = row.get(0)?;
         Ok(RestoredRecord {
             backup: backup.map(|text| parse_time(WHAT, &text)).transpose()?,
-            time: parse_time(WHAT, &time)?,
+            time: parse_time(WHAT, row.text(1)?)?,
         })
-    };
-    times.map(parse).transpose()
+    })
 }
 
 pub(super) fn clear(db: &Connection) -> Result<(), CatalogError> {
-    db.execute("DELETE FROM restored", [])?;
+    db.execute("DELETE FROM restored", &[])?;
     Ok(())
 }

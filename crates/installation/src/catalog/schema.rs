@@ -4,7 +4,7 @@ use super::{
     access_rows, departed, federated, identities, locks, logins, management_rows, noted,
     operation_rows, purged, resources, restored,
 };
-use vault::sqlite::Schema;
+use database::sqlite::Schema;
 
 /// Times are RFC 3339 text, ids the usual text form of UUIDs, so that `sqlite3` shows them; a
 /// directory is a blob because a path need not be UTF-8.
@@ -14,7 +14,7 @@ pub(super) const SCHEMA: Schema = Schema {
     steps: &[
         |db| db.execute_batch(VERSION_1),
         |db| db.execute_batch(VERSION_2),
-        identities::create_table,
+        |db| db.execute_batch(identities::TABLE),
         |db| db.execute_batch(VERSION_4),
         |db| db.execute_batch(departed::TABLE),
         |db| db.execute_batch(noted::TABLES),

@@ -1,16 +1,16 @@
-//! Adding, changing and removing vaults in the SQLite catalog.
+//! Adding, changing and removing vaults in the catalog's database.
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use database::{Connection, Mode, params};
 
 use super::columns::{constraint, json, stale, time_text};
+use super::database_catalog::DatabaseCatalog;
 use super::error::CatalogError;
 use super::interface::Catalog;
 use super::purged;
 use super::record::{Kind, Rev, VaultRecord};
 use super::rows::VAULT_COLUMNS;
-use super::sqlite::SqliteCatalog;
 
-impl SqliteCatalog {
+impl DatabaseCatalog {
     pub(super) fn add_vault(&self, record: &VaultRecord) -> Result<(), CatalogError> {
         let VaultRecord {
             name,
@@ -54,20 +54,16 @@ impl SqliteCatalog {
 
     pub(super) fn remove_vault(&self, name: &str, rev: Rev) -> Result<(), CatalogError> {
         let url = self.vault(name)?.record.url;
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        if let Some(set) = set_with_key_in(&transaction, &url)? {
-            return Err(CatalogError::VaultInUse {
-                name: name.into(),
-                set,
-            });
-        }
-        let deleted = transaction.execute(
-            "DELETE FROM vaults WHERE name = ? AND rev = ?",
-            params![name, rev.0],
-        )?;
-        transaction.commit()?;
-        drop(db);
+        let deleted = self.db().transaction(Mode::Write, |db| {
+            if let Some(set) = set_with_key_in(db, &url)? {
+                return Err(CatalogError::VaultInUse {
+                    name: name.into(),
+                    set,
+                });
+            }
+            let sql = "DELETE FROM vaults WHERE name = ? AND rev = ?";
+            Ok(db.execute(sql, params![name, rev.0])?)
+        })?;
         if deleted == 0 {
             self.vault(name)?;
             return Err(stale(Kind::Vault, name));
@@ -84,7 +80,6 @@ fn set_with_key_in(db: &Connection, vault_url: &str) -> Result<Option<String>, C
                    SELECT name, key_url FROM disk_encryption_sets
                    UNION ALL SELECT des, key_url FROM resources WHERE des IS NOT NULL
                    UNION ALL SELECT des, key_url FROM layer_uses WHERE des IS NOT NULL
-               ) WHERE substr(key_url, 1, length(?1)) = ?1 ORDER BY name LIMIT 1";
-    let name = db.query_row(sql, [keys], |row| row.get(0)).optional()?;
-    Ok(name)
+               ) AS keys WHERE substr(key_url, 1, length(?1)) = ?1 ORDER BY name LIMIT 1";
+    Ok(db.value(sql, params![keys])?)
 }

@@ -117,16 +117,16 @@ impl TokenService {
     /// Issues a token of an identity for the service that `resource` names.
     ///
     /// # Errors
-    /// 400 for a resource that is no vault of this installation.
+    /// 400 for a resource that is not served here.
     pub fn issue(&self, identity: &IdentityRecord, resource: &str) -> Result<Issued, ApiError> {
         if self.audience(resource).is_none() {
             return Err(ApiError::new(
                 axum::http::StatusCode::BAD_REQUEST,
                 "invalid_resource",
                 format!(
-                    "the resource '{}' is not served here; ask for https://{}",
+                    "the resource '{}' is not served here; ask for {}",
                     shortened(resource),
-                    self.domains.first().map_or("", String::as_str)
+                    self.resources()
                 ),
             ));
         }
@@ -151,6 +151,18 @@ impl TokenService {
             expires_on: claims.exp,
             expires_in: lifetime,
         })
+    }
+
+    /// For what tokens are issued, in words.
+    fn resources(&self) -> String {
+        let domain = self.domains.first().map_or("", String::as_str);
+        match self.management.first() {
+            None => format!("https://{domain}"),
+            Some(host) => format!(
+                "https://{host} (the management API, as clients reach it, with or without a port) or https://{domain} \
+                 (key vaults)"
+            ),
+        }
     }
 
     /// Who signs, as tokens have it.
@@ -190,17 +202,17 @@ impl TokenService {
     /// # Errors
     /// 401.
     pub fn verify(&self, token: &str) -> Result<Arc<Claims>, ApiError> {
-        self.verify_for(token, Audience::Vaults)
+        self.verify_for(token, &[Audience::Vaults])
     }
 
-    /// As [`verify`](Self::verify), a token for something else.
+    /// As [`verify`](Self::verify), a token for one of several other things.
     ///
     /// # Errors
     /// 401.
-    pub fn verify_for(&self, token: &str, wanted: Audience) -> Result<Arc<Claims>, ApiError> {
+    pub fn verify_for(&self, token: &str, wanted: &[Audience]) -> Result<Arc<Claims>, ApiError> {
         let claims = self.valid(token)?;
         match self.audience(&claims.aud) {
-            Some(audience) if audience == wanted => Ok(claims),
+            Some(audience) if wanted.contains(&audience) => Ok(claims),
             _ => Err(refused(&ErrorKind::InvalidAudience)),
         }
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use templates::{Plan, parse_request};
+use templates::{Plan, TemplateError, parse_request};
 
 use crate::{context, plan, plan_with, resource, run};
 
@@ -283,4 +283,72 @@ fn a_resource_says_where_secrets_are_in_its_body() {
     let open = json!({"resources": [resource("r", json!({"a": "[concat('b', 'c')]"}))]});
     let (made, _) = run(&mut plan_with(&open, &json!({})).unwrap()).unwrap();
     assert!(made[0].secrets.is_empty());
+}
+
+fn with_secret(resource: Value) -> Result<Plan, TemplateError> {
+    let template = json!({
+        "parameters": {
+            "word": {"type": "securestring"},
+            "made": {"type": "string", "defaultValue": "[base64(parameters('word'))]"},
+        },
+        "variables": {"v": "[concat(parameters('word'), '!')]"},
+        "resources": [resource],
+    });
+    plan_with(&template, &json!({"word": "hush-hush"}))
+}
+
+/// Names are in ids, lists and logs, and messages are kept.
+#[test]
+fn no_name_is_made_with_a_secret_and_no_message_tells_one() {
+    let untold = |message: &str| {
+        for secret in ["hush", "aHVz"] {
+            assert!(!message.contains(secret), "{message}");
+        }
+    };
+    for (part, value, said) in [
+        ("name", json!("[parameters('word')]"), "secure parameter"),
+        ("name", json!("[variables('v')]"), "secure parameter"),
+        ("name", json!("[parameters('made')]"), "secure parameter"),
+        (
+            "apiVersion",
+            json!("[parameters('word')]"),
+            "secure parameter",
+        ),
+        (
+            "dependsOn",
+            json!(["[parameters('word')]"]),
+            "secure parameter",
+        ),
+        ("condition", json!("[parameters('word')]"), "no boolean"),
+        (
+            "copy",
+            json!({"name": "c", "count": "[parameters('word')]"}),
+            "*****",
+        ),
+        (
+            "name",
+            json!("[variables(parameters('word'))]"),
+            "secure parameter",
+        ),
+    ] {
+        let mut resource = resource("r", json!({}));
+        resource[part] = value.clone();
+        let message = with_secret(resource).unwrap_err().to_string();
+        assert!(message.contains(said), "{part} {value}: {message}");
+        untold(&message);
+    }
+    for expression in [
+        "[int(parameters('word'))]",
+        "[createObject('a', 1)[parameters('word')]]",
+        "[reference(parameters('made'), '1').x]",
+    ] {
+        let resource = resource("r", json!({"a": expression}));
+        let ended = with_secret(resource).and_then(|mut plan| run(&mut plan).map(drop));
+        let message = ended.unwrap_err().to_string();
+        assert!(
+            message.contains("secure parameter"),
+            "{expression}: {message}"
+        );
+        untold(&message);
+    }
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::sqlite::DatabaseError;
+use database::sqlite::is_full;
+use database::{OpenError, lacks_space};
 use keys::SealingError;
 
 /// Why a log could not be read or written.
@@ -12,7 +13,7 @@ use keys::SealingError;
 pub enum AuditError {
     /// The database could not be opened.
     #[error(transparent)]
-    Open(#[from] DatabaseError),
+    Open(#[from] OpenError),
     /// SQLite failed.
     #[error("the audit log could not be read or written: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -86,6 +87,17 @@ impl AuditError {
             Self::SegmentTaken { .. } | Self::Export { .. } => "BadParameter",
             Self::Write(_) => "OutputError",
             _ => "AuditLogError",
+        }
+    }
+
+    /// Whether there is no room on the file system for what was to be recorded.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Open(error) => error.is_no_space(),
+            Self::Sqlite(error) => is_full(error),
+            Self::Io { source, .. } | Self::Write(source) => lacks_space(source),
+            _ => false,
         }
     }
 

@@ -13,11 +13,10 @@ use rustix::process::{Pid, test_kill_process};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::essential::{INTENT, is_essential};
 use super::event::Event;
 use super::{AuditError, AuditLog, AuditRecord};
 
-/// What the operation of an intent ends with in the log.
-const INTENT: &str = "Intent";
 /// The code of a change whose process ended before it could say what became of it.
 const UNFINISHED: &str = "Unfinished";
 
@@ -35,12 +34,26 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError`]; the change must not be made then.
     pub fn begin(&self, record: AuditRecord) -> Result<Intent, AuditError> {
+        let is_essential = is_essential(&record.event.operation);
+        self.begin_as(record, is_essential)
+    }
+
+    /// As [`AuditLog::begin`], of a change that takes something away from somebody though others of the same operation
+    /// do not: it is recorded though the file system is full.
+    ///
+    /// # Errors
+    /// [`AuditError`]; the change must not be made then.
+    pub fn begin_essential(&self, record: AuditRecord) -> Result<Intent, AuditError> {
+        self.begin_as(record, true)
+    }
+
+    fn begin_as(&self, record: AuditRecord, is_essential: bool) -> Result<Intent, AuditError> {
         let id = Uuid::new_v4();
         let detail = record.event.detail.clone().unwrap_or_default();
         let record = record.with_detail(format!("{detail}; change {id}"));
         let mut intent = record.clone();
         intent.event.operation.push_str(INTENT);
-        self.write(&intent.event.operation, |chain, db| {
+        self.write_as(&intent.event.operation, is_essential, |chain, db| {
             chain.append(db, std::slice::from_ref(&intent))?;
             let event = &record.event;
             db.execute(
@@ -62,14 +75,15 @@ impl AuditLog {
         Ok(Intent { id, record })
     }
 
-    /// Records the outcome of a change: the code of the refusal or failure, `None` for success.
+    /// Records the outcome of a change: the code of the refusal or failure, `None` for success. The change is made then,
+    /// so that this is done though the file system is full.
     ///
     /// # Errors
     /// [`AuditError`]; the intent stays, and somebody will record that its outcome is not known.
     pub fn end(&self, intent: Intent, refusal: Option<String>) -> Result<(), AuditError> {
         let mut record = intent.record.at(OffsetDateTime::now_utc());
         record.event.code = refusal;
-        self.write(&record.event.operation, |chain, db| {
+        self.write_as(&record.event.operation, true, |chain, db| {
             let sql = "DELETE FROM audit_intents WHERE id = ?";
             db.execute(sql, [intent.id.to_string()])?;
             chain.append(db, std::slice::from_ref(&record))

@@ -11,12 +11,13 @@ use time::OffsetDateTime;
 use super::AuditError;
 use super::archive::Archived;
 use super::chain::Chain;
+use super::essential::is_essential;
 use super::record::{AuditRecord, Counted};
 use super::seen::Seen;
 use super::space::Reserve;
 use super::store::{TABLES, TABLES_2, TABLES_3};
 use super::verifier::Finding;
-use crate::sqlite::{self, Schema};
+use database::sqlite::{self, Schema};
 use keys::{FileGuard, SealingKey};
 use traces::Span;
 
@@ -62,16 +63,6 @@ pub struct AuditLog {
     seen: Seen,
     reserve: Reserve,
 }
-
-/// What is recorded though the file system is full.
-const ESSENTIAL: [&str; 6] = [
-    "DekDestroy",
-    "DekRestore",
-    "DiskEncryptionSetRemoveIdentity",
-    "DiskEncryptionSetRemoveIdentityIntent",
-    "IdentityDelete",
-    "IdentityDeleteIntent",
-];
 
 impl AuditLog {
     /// Opens the log `path`; the first call makes it, and the key file that has `.key` in the place
@@ -146,7 +137,8 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError`].
     pub fn append(&self, record: &AuditRecord) -> Result<(), AuditError> {
-        self.write(&record.event.operation, |chain, db| {
+        let operation = &record.event.operation;
+        self.write_as(operation, is_essential(operation), |chain, db| {
             chain.append(db, std::slice::from_ref(record))
         })
     }
@@ -163,15 +155,7 @@ impl AuditLog {
     }
 
     /// Writes to the log in one transaction, for that operation.
-    pub(super) fn write(
-        &self,
-        operation: &str,
-        write: impl FnOnce(&Chain, &Connection) -> Result<(), AuditError>,
-    ) -> Result<(), AuditError> {
-        self.write_as(operation, ESSENTIAL.contains(&operation), write)
-    }
-
-    fn write_as(
+    pub(super) fn write_as(
         &self,
         operation: &str,
         is_essential: bool,
@@ -216,6 +200,8 @@ impl AuditLog {
             window: Some(window),
         };
         let mut db = self.db();
+        // It takes little room however often it happens, so that it is not refused for want of that.
+        self.reserve.make_room(&db);
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.chain.append_counted(&transaction, &[record], now)?;
         transaction.commit()?;

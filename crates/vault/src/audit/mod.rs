@@ -21,6 +21,7 @@ mod counter;
 mod encoding;
 mod entry;
 mod error;
+mod essential;
 mod event;
 mod export;
 mod intent;

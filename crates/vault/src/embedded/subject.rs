@@ -11,10 +11,11 @@ pub(super) const VAULT_PURGE: &str = "VaultPurge";
 pub(super) const VAULT_DELETE_POLICY: &str = "VaultDeletePolicy";
 
 /// What is never refused because of the limit: it takes something away, or takes a use of it back.
-const ESSENTIAL: [&str; 5] = [
+const ESSENTIAL: [&str; 6] = [
     "KeyUpdate",
     "KeyDelete",
     "VaultSetPolicy",
+    VAULT_DELETE,
     VAULT_DELETE_POLICY,
     "VaultUpdate",
 ];

@@ -15,12 +15,13 @@ use super::uses::note_use;
 use crate::audit::{AuditRecord, Chain, Finding, Reserve, Seen};
 use crate::bundle::KeyBundle;
 use crate::clock::Clock;
+use crate::error::is_there;
 use crate::master::{MasterKey, MasterPlace};
 use crate::private_keys::{PrivateKeys, SoftwareKeys};
 use crate::refusal;
-use crate::sqlite;
 use crate::store::{self, KeyRow, VaultRow};
 use crate::{Caller, KeyId, KeyType, VaultError, VaultErrorCode, VaultSettings, vault_url};
+use database::sqlite;
 
 /// For each private key that is kept ready, uses of keys that are remembered.
 const USES_OF_KEY: usize = 4;
@@ -141,16 +142,13 @@ impl EmbeddedVault {
         keys: Arc<dyn PrivateKeys>,
     ) -> Result<Self, VaultError> {
         let missing = || {
-            VaultError::new(
-                VaultErrorCode::VaultNotFound,
-                format!(
-                    "there is no key vault '{name}' in {}; restore the directory from a backup",
-                    dir.display()
-                ),
-            )
+            VaultError::no_files(format!(
+                "there is no key vault '{name}' in {}; restore the directory from a backup",
+                dir.display()
+            ))
         };
         let path = dir.join("vault.db");
-        if !path.exists() {
+        if !is_there(&path)? {
             return Err(missing());
         }
         Reserve::of(&path).release_if_full();

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::columns::{text, time, uuid};
 use crate::audit::{self, AuditRecord, Event};
-use crate::sqlite::Schema;
 use crate::{MasterSource, NetworkRules, Permissions, VaultError, VaultErrorCode, VaultSettings};
+use database::sqlite::Schema;
 
 /// Private keys are the only secrets in it, and they are sealed under the master key
 /// (`sealed` = nonce ‖ ciphertext ‖ tag). A version's `seq` orders versions: the latest of a key

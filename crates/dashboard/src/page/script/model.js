@@ -15,6 +15,9 @@ const model = {
   rows: new Map(),
   samples: new Map(),
   totals: [],
+  // The server's time, in seconds, and this page's when samples were taken last.
+  now: 0,
+  sampled: 0,
   timeline: [],
   // Grows with every answer, and with every change of who is there.
   revision: 0,
@@ -76,21 +79,24 @@ async function askState() {
 const STRUCTURE = new Set(["vaults", "keys", "sets", "identities", "resources"]);
 
 async function askLive() {
-  const { rows, totals, last } = await ask(`/api/live?since=${model.liveCursor}&after=${model.totalsAfter}`);
+  const { rows, totals, last, now } = await ask(`/api/live?since=${model.liveCursor}&after=${model.totalsAfter}`);
   model.liveCursor = rows.cursor;
-  if (rows.full) {
-    model.rows.clear();
-    model.totals = [];
-  }
+  if (rows.full) model.rows.clear();
+  // Another server counts anew.
+  if (last < model.totalsAfter) model.totals = [];
   model.totalsAfter = last;
   apply(model.rows, rows.sections.rows ?? {});
   for (const [, total] of totals) model.totals.push(total);
-  model.totals.splice(0, Math.max(model.totals.length - 150, 0));
+  model.totals = model.totals.filter(({ time }) => time <= now && now - time <= PLOTTED);
+  model.now = now;
   sample();
   changed();
 }
 
 function sample() {
+  // What was before a pause is not beside what is now.
+  if (Date.now() - model.sampled > APART * 1000) model.samples.clear();
+  model.sampled = Date.now();
   for (const id of model.samples.keys()) if (!model.rows.has(id)) model.samples.delete(id);
   for (const [id, row] of model.rows) {
     if (!model.samples.has(id)) model.samples.set(id, []);

@@ -41,8 +41,8 @@ function drawOverview() {
       ], latency),
     };
   }
-  overview.plots.bytes.set(model.totals);
-  overview.plots.latency.set(model.totals);
+  overview.plots.bytes.set(model.totals, model.now);
+  overview.plots.latency.set(model.totals, model.now);
   drawTiles();
   drawAlarms();
   drawBusiest();
@@ -64,7 +64,7 @@ function drawTiles() {
   const keyNotes = [bad ? `${bad} cannot be used` : "all can be used", soon ? `${soon} end within 30 days` : ""];
   setTile("Key versions", keys.length.toLocaleString("en"), keyNotes.filter(Boolean).join(", "), null, bad ? "bad" : soon ? "warn" : null);
 
-  const total = model.totals.at(-1) ?? {};
+  const total = latest(model.totals, model.now) ?? {};
   const requests = (number) => (number ? `${rate(number)} requests a second` : "no requests");
   setTile("Reads", byteRate(total.readBytes), requests(total.reads));
   setTile("Writes", byteRate(total.writeBytes), requests(total.writes));

@@ -33,6 +33,28 @@ function roundUp(most) {
 
 const PLOT = { height: 150, left: 62, right: 8, top: 8, bottom: 20 };
 
+// What a plot is of, in seconds, and how far apart two samples may be that belong together: while nobody looks there are none.
+const PLOTTED = 300;
+const APART = 20;
+
+// A line through what was sampled at moments, which are places between 0 and 1; where samples lack it ends and begins anew.
+function momentPath(samples, width, height, most) {
+  let before = null;
+  const points = samples.map(({ place, time, value }) => {
+    const y = height - 1 - (most > 0 ? (value / most) * (height - 2) : 0);
+    const command = before !== null && time - before <= APART ? "L" : "M";
+    before = time;
+    return `${command}${(place * width).toFixed(1)} ${y.toFixed(1)}`;
+  });
+  return points.length > 1 ? points.join("") : "";
+}
+
+// The newest sums, if they are of now.
+function latest(totals, now) {
+  const total = totals.at(-1);
+  return total && now - total.time <= APART ? total : undefined;
+}
+
 // A plot of several lines over the last five minutes. Its numbers are in the words of its label too, and under the
 // pointer or the arrow keys.
 class Plot {
@@ -71,39 +93,49 @@ class Plot {
     }
   }
 
-  set(totals) {
+  set(totals, now) {
     this.totals = totals;
+    this.now = now;
     const all = this.lines.flatMap((line) => totals.map(line.value));
     const most = roundUp(Math.max(...all.filter((value) => value > 0), 0));
     const isFlat = !all.some((value) => value > 0);
     for (const { share, text } of this.ticks) setText(text, share === 0 ? "0" : isFlat ? "" : this.format(most * share));
     this.lines.forEach((line, number) => {
-      const values = totals.map((total) => line.value(total) ?? 0);
-      setAttribute(this.paths[number], "d", linePath(values, this.inner.width, this.inner.height, most, 150));
+      const samples = totals.map((total) => ({ place: this.place(total), time: total.time, value: line.value(total) ?? 0 }));
+      setAttribute(this.paths[number], "d", momentPath(samples, this.inner.width, this.inner.height, most));
     });
     this.show(this.at);
   }
 
+  // Where a sample is, between five minutes ago and now.
+  place(total) {
+    return 1 - (this.now - total.time) / PLOTTED;
+  }
+
   // The words for a moment, or for now.
   show(at) {
-    this.at = at;
     const totals = this.totals ?? [];
-    const total = at === null ? totals.at(-1) : totals[at];
+    this.at = at !== null && at < totals.length ? at : null;
+    const chosen = this.at === null ? undefined : totals[this.at];
+    const total = chosen ?? latest(totals, this.now);
     const words = this.lines.map((line) => `${line.word} ${total ? this.format(line.value(total)) : "–"}`);
-    const when = total && at !== null ? clock(new Date(total.time * 1000)) : "now";
+    const when = chosen ? clock(new Date(chosen.time * 1000)) : "now";
     setText(this.readout, `${when}: ${words.join(", ")}`);
     setAttribute(this.svg, "aria-label", `${words.join(", ")}, ${when}`);
-    const left = 150 - totals.length;
-    const x = at === null ? -9 : ((left + at) * this.inner.width) / 149;
-    setAttribute(this.cursor, "d", at === null ? "" : `M${x.toFixed(1)} 0V${this.inner.height}`);
+    const x = chosen && this.place(chosen) * this.inner.width;
+    setAttribute(this.cursor, "d", chosen ? `M${x.toFixed(1)} 0V${this.inner.height}` : "");
   }
 
   point(event) {
     const box = this.svg.getBoundingClientRect();
     const x = ((event.clientX - box.left) / box.width) * this.width - PLOT.left;
-    const left = 150 - (this.totals?.length ?? 0);
-    const at = Math.round((x / this.inner.width) * 149) - left;
-    this.show(at >= 0 && at < (this.totals?.length ?? 0) ? at : null);
+    const totals = this.totals ?? [];
+    const distance = (at) => Math.abs(this.place(totals[at]) * this.inner.width - x);
+    let nearest = null;
+    for (const at of totals.keys()) if (nearest === null || distance(at) < distance(nearest)) nearest = at;
+    // Beside the line there is nothing to tell.
+    const seconds = nearest === null ? 0 : (distance(nearest) / this.inner.width) * PLOTTED;
+    this.show(seconds <= APART ? nearest : null);
   }
 
   key(event) {

@@ -39,6 +39,24 @@ fn what_was_seen_is_of_one_moment_though_others_append() {
     });
 }
 
+/// Whoever has access could keep it otherwise, by filling the file system.
+#[test]
+fn what_takes_access_away_is_recorded_though_there_is_no_room() {
+    let is_essential = essential::is_essential;
+    for operation in ["AccessRevoke", "RoleAssignmentDelete", "ResourceDelete"] {
+        assert!(is_essential(operation), "{operation}");
+        assert!(is_essential(&format!("{operation}Intent")), "{operation}");
+    }
+    for operation in [
+        "AccessGrant",
+        "ResourceWrite",
+        "ResourceWriteIntent",
+        "TokenIssue",
+    ] {
+        assert!(!is_essential(operation), "{operation}");
+    }
+}
+
 fn entries(fixture: &Fixture) -> Vec<Entry> {
     let mut entries = Vec::new();
     fixture

@@ -1,16 +1,19 @@
 //! Opening an SQLite database that belongs to this program: durable settings, and a refusal of
-//! files that something else, or a newer version, has made. The catalog and the embedded vault
-//! are both such databases.
+//! files that something else, or a newer version, has made.
+
+mod engine;
 
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior,
 };
-use thiserror::Error;
+
+use crate::OpenError;
 
 /// How long a statement waits for another process's transaction, which are all short.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,67 +45,12 @@ impl Schema {
     }
 }
 
-/// Why a database was not opened.
-#[derive(Debug, Error)]
-pub enum DatabaseError {
-    /// The file exists and is not a database of this program.
-    #[error("{path} is not a {what} of sealdisk; it was left as it is: move it away")]
-    Foreign {
-        /// The file.
-        path: PathBuf,
-        /// What was expected there.
-        what: &'static str,
-    },
-    /// The file was written by a newer version of this program.
-    #[error(
-        "the {what} {path} has schema version {found}, this sealdisk knows versions up to {known}; \
-         it was left as it is: use the sealdisk version that wrote it, or a newer one"
-    )]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-        /// Its version.
-        found: i32,
-        /// The version of this program.
-        known: i32,
-    },
-    /// Bringing the file up to date would leave a reference without what it refers to.
-    #[error(
-        "the {what} {path} was not brought up to date: rows of its table {table} refer to what is \
-         not there; it was left as it is: restore it from a backup"
-    )]
-    Reference {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-        /// The table.
-        table: String,
-    },
-    /// The file could not be made.
-    #[error("cannot create the {what} {path}: {source}")]
-    Create {
-        /// The file.
-        path: PathBuf,
-        /// What it was to be.
-        what: &'static str,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
-    /// SQLite failed.
-    #[error("cannot open the {what} {path}: {source}")]
-    Sqlite {
-        /// The file.
-        path: PathBuf,
-        /// What it is.
-        what: &'static str,
-        /// What SQLite said.
-        #[source]
-        source: rusqlite::Error,
-    },
+/// Whether SQLite has found no room on the file system.
+pub fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        // The index of the write-ahead log, which is made when a database is opened.
+        error.code == ErrorCode::DiskFull || error.extended_code == SQLITE_IOERR_SHMSIZE
+    })
 }
 
 /// Opens the database at `path`, making it when there is none, with WAL journaling, a sync at every
@@ -111,10 +59,10 @@ pub enum DatabaseError {
 /// and `-shm` companions.
 ///
 /// # Errors
-/// [`DatabaseError`]. A foreign or newer file is not written to.
-pub fn open(path: &Path, schema: &Schema) -> Result<Connection, DatabaseError> {
+/// [`OpenError`]. A foreign or newer file is not written to.
+pub fn open(path: &Path, schema: &Schema) -> Result<Connection, OpenError> {
     let what = schema.what;
-    create_private(path).map_err(|source| DatabaseError::Create {
+    create_private(path).map_err(|source| OpenError::Create {
         path: path.into(),
         what,
         source,
@@ -128,7 +76,7 @@ pub fn open(path: &Path, schema: &Schema) -> Result<Connection, DatabaseError> {
 ///
 /// # Errors
 /// As [`open`], and when there is no file.
-pub fn open_made(path: &Path, schema: &Schema) -> Result<Option<Connection>, DatabaseError> {
+pub fn open_made(path: &Path, schema: &Schema) -> Result<Option<Connection>, OpenError> {
     let (db, found) = open_to_look(path, schema)?;
     match found {
         0 => Ok(None),
@@ -142,7 +90,7 @@ fn made_ready(
     found: i32,
     path: &Path,
     schema: &Schema,
-) -> Result<Connection, DatabaseError> {
+) -> Result<Connection, OpenError> {
     let sqlite = |source| failed(path, schema, source);
     settings(&db).map_err(sqlite)?;
     if found < schema.version() {
@@ -156,8 +104,8 @@ fn made_ready(
 /// Whether this program can open the database at `path`. Nothing is written to it, nor brought up to date.
 ///
 /// # Errors
-/// [`DatabaseError`]: why not.
-pub fn look(path: &Path, schema: &Schema) -> Result<(), DatabaseError> {
+/// [`OpenError`]: why not.
+pub fn look(path: &Path, schema: &Schema) -> Result<(), OpenError> {
     open_to_look(path, schema).map(drop)
 }
 
@@ -167,7 +115,7 @@ pub fn look(path: &Path, schema: &Schema) -> Result<(), DatabaseError> {
 ///
 /// # Errors
 /// As [`look`].
-pub fn open_as_it_is(path: &Path, schema: &Schema) -> Result<Connection, DatabaseError> {
+pub fn open_as_it_is(path: &Path, schema: &Schema) -> Result<Connection, OpenError> {
     let (db, _) = open_to_look(path, schema)?;
     db.pragma_update(None, "query_only", true)
         .map_err(|source| failed(path, schema, source))?;
@@ -175,7 +123,7 @@ pub fn open_as_it_is(path: &Path, schema: &Schema) -> Result<Connection, Databas
 }
 
 /// Opens the database, with its version.
-fn open_to_look(path: &Path, schema: &Schema) -> Result<(Connection, i32), DatabaseError> {
+fn open_to_look(path: &Path, schema: &Schema) -> Result<(Connection, i32), OpenError> {
     let sqlite = |source| failed(path, schema, source);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
@@ -189,12 +137,21 @@ fn open_to_look(path: &Path, schema: &Schema) -> Result<(Connection, i32), Datab
     Ok((db, found))
 }
 
+/// The file, for messages.
+fn place(path: &Path) -> String {
+    path.display().to_string()
+}
+
 /// What SQLite says of the database.
-fn failed(path: &Path, schema: &Schema, source: rusqlite::Error) -> DatabaseError {
-    let (path, what) = (path.into(), schema.what);
+fn failed(path: &Path, schema: &Schema, source: rusqlite::Error) -> OpenError {
+    let (place, what) = (place(path), schema.what);
     match source.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase) => DatabaseError::Foreign { path, what },
-        _ => DatabaseError::Sqlite { path, what, source },
+        Some(ErrorCode::NotADatabase) => OpenError::Foreign { place, what },
+        _ => OpenError::Engine {
+            place,
+            what,
+            source: engine::failed(&source),
+        },
     }
 }
 
@@ -203,8 +160,8 @@ fn update(
     db: &mut Connection,
     path: &Path,
     schema: &Schema,
-    sqlite: impl Fn(rusqlite::Error) -> DatabaseError + Copy,
-) -> Result<(), DatabaseError> {
+    sqlite: impl Fn(rusqlite::Error) -> OpenError + Copy,
+) -> Result<(), OpenError> {
     // SQLite ignores this setting inside a transaction.
     db.pragma_update(None, "foreign_keys", false)
         .map_err(sqlite)?;
@@ -224,8 +181,8 @@ fn update(
         .optional()
         .map_err(sqlite)?;
     if let Some(table) = violation {
-        return Err(DatabaseError::Reference {
-            path: path.into(),
+        return Err(OpenError::Reference {
+            place: place(path),
             what: schema.what,
             table,
         });
@@ -270,8 +227,8 @@ fn version(
     db: &Transaction<'_>,
     path: &Path,
     schema: &Schema,
-    sqlite: impl Fn(rusqlite::Error) -> DatabaseError,
-) -> Result<i32, DatabaseError> {
+    sqlite: impl Fn(rusqlite::Error) -> OpenError,
+) -> Result<i32, OpenError> {
     let number = |sql| db.query_row(sql, [], |row| row.get::<_, i32>(0));
     let objects = number("SELECT count(*) FROM sqlite_schema").map_err(&sqlite)?;
     let application_id = number("PRAGMA application_id").map_err(&sqlite)?;
@@ -280,14 +237,14 @@ fn version(
         return Ok(0);
     }
     if application_id != schema.application_id {
-        return Err(DatabaseError::Foreign {
-            path: path.into(),
+        return Err(OpenError::Foreign {
+            place: place(path),
             what: schema.what,
         });
     }
     if !(1..=schema.version()).contains(&version) {
-        return Err(DatabaseError::Version {
-            path: path.into(),
+        return Err(OpenError::Version {
+            place: place(path),
             what: schema.what,
             found: version,
             known: schema.version(),
@@ -365,7 +322,7 @@ mod tests {
         let error = open(&path, &SCHEMA).unwrap_err();
         assert!(matches!(
             error,
-            DatabaseError::Version {
+            OpenError::Version {
                 found: 2,
                 known: 1,
                 ..
@@ -406,7 +363,7 @@ mod tests {
         drop(open(&path, &SCHEMA).unwrap());
         drop(open(&path, &NEWER).unwrap());
         let newer = open_as_it_is(&path, &SCHEMA).unwrap_err();
-        assert!(matches!(newer, DatabaseError::Version { .. }), "{newer}");
+        assert!(matches!(newer, OpenError::Version { .. }), "{newer}");
         open_as_it_is(&dir.path().join("none.db"), &SCHEMA).unwrap_err();
         assert!(!dir.path().join("none.db").exists());
     }
@@ -444,7 +401,7 @@ mod tests {
         for path in [other_program, no_database] {
             let before = std::fs::read(&path).unwrap();
             let error = open(&path, &SCHEMA).unwrap_err();
-            assert!(matches!(error, DatabaseError::Foreign { .. }), "{error}");
+            assert!(matches!(error, OpenError::Foreign { .. }), "{error}");
             assert_eq!(std::fs::read(&path).unwrap(), before);
         }
     }

@@ -1,13 +1,15 @@
-//! The catalog in an SQLite file.
+//! The catalog in a database.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, Row, TransactionBehavior, params};
+use database::{
+    Connection, Database, Mode, OpenError, Row, ToValue, Transaction, Value, params, sqlite,
+};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::{json, one, uuid};
+use super::columns::{damaged, one, uuid};
 use super::copy::{self, CatalogCopy};
 use super::departed::{self, DepartedRecord};
 use super::error::CatalogError;
@@ -27,33 +29,53 @@ use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
 use super::{identities, noted, purged, resources};
 use crate::envelope::ResourceKind;
-use vault::sqlite::{DatabaseError, look, open, open_made};
 
-/// The default catalog: `catalog.db` in the state directory.
-pub struct SqliteCatalog {
-    db: Mutex<Connection>,
-    /// What was at `path` when `db` was opened, if it is known.
-    file: Mutex<Option<FileId>>,
-    path: PathBuf,
+/// A catalog in a database: by default the SQLite file `catalog.db` in the state directory.
+pub struct DatabaseCatalog {
+    db: Mutex<Database>,
+    /// Where that is a file of its own.
+    file: Option<CatalogFile>,
 }
 
-impl SqliteCatalog {
+/// The file that a catalog is in, beside which its copy is.
+struct CatalogFile {
+    path: PathBuf,
+    /// What was at `path` when it was opened, if it is known.
+    opened: Mutex<Option<FileId>>,
+}
+
+impl CatalogFile {
+    fn opened(&self) -> MutexGuard<'_, Option<FileId>> {
+        // It is replaced as a whole.
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DatabaseCatalog {
     /// Opens the catalog at `path`, making an empty one when there is none.
     ///
     /// # Errors
     /// [`CatalogError::Open`]: also for a file of something else or of a newer version.
     pub fn open(path: &Path) -> Result<Self, CatalogError> {
         let before = FileId::at(path);
-        let catalog = Self {
-            db: Mutex::new(open(path, &SCHEMA)?),
-            // One that was exchanged meanwhile, or made, is opened once more by whoever asks.
-            file: Mutex::new(before.filter(|before| FileId::at(path) == Some(*before))),
-            path: path.into(),
-        };
+        let db = sqlite::open(path, &SCHEMA)?;
+        // One that was exchanged meanwhile, or made, is opened once more by whoever asks.
+        let opened = before.filter(|before| FileId::at(path) == Some(*before));
+        let catalog = Self::in_file(db.into(), path, opened);
         if !copy::path_of(path).exists() {
             catalog.copy();
         }
         Ok(catalog)
+    }
+
+    fn in_file(db: Database, path: &Path, opened: Option<FileId>) -> Self {
+        Self {
+            db: Mutex::new(db),
+            file: Some(CatalogFile {
+                path: path.into(),
+                opened: Mutex::new(opened),
+            }),
+        }
     }
 
     /// Whether this program can open the catalog at `path`, to which nothing is written.
@@ -61,7 +83,7 @@ impl SqliteCatalog {
     /// # Errors
     /// [`CatalogError::Open`]: why not.
     pub fn look(path: &Path) -> Result<(), CatalogError> {
-        Ok(look(path, &SCHEMA)?)
+        Ok(sqlite::look(path, &SCHEMA)?)
     }
 
     /// Makes a lost catalog at `path` again with what its copy has: under another name, which is
@@ -72,7 +94,7 @@ impl SqliteCatalog {
     /// [`CatalogError`]; there is no catalog at `path` then.
     pub fn make_again(path: &Path, from: &CatalogCopy) -> Result<Self, CatalogError> {
         let new = path.with_extension("db.new");
-        let fail = |source| DatabaseError::Create {
+        let fail = |source| OpenError::Create {
             path: path.into(),
             what: SCHEMA.what,
             source,
@@ -85,11 +107,7 @@ impl SqliteCatalog {
                 _ => {}
             }
         }
-        let made = Self {
-            db: Mutex::new(open(&new, &SCHEMA)?),
-            file: Mutex::default(),
-            path: new.clone(),
-        };
+        let made = Self::in_file(sqlite::open(&new, &SCHEMA)?.into(), &new, None);
         let InstallationRecord { operator, platform } = from.installation;
         made.db().execute(
             "INSERT INTO installation VALUES (1, ?, ?)",
@@ -174,12 +192,15 @@ impl SqliteCatalog {
     /// Writes the copy anew. The change that it follows is durable, so a failure is told and undoes
     /// nothing; the next change writes all of it again.
     fn copy(&self) {
+        let Some(file) = &self.file else {
+            return;
+        };
         // The copy beside another catalog is of that one.
-        let known = *self.file();
-        if known.is_some() && FileId::at(&self.path).is_some_and(|found| Some(found) != known) {
+        let known = *file.opened();
+        if known.is_some() && FileId::at(&file.path).is_some_and(|found| Some(found) != known) {
             return;
         }
-        if let Err(error) = CatalogCopy::replace(&self.path, || self.current()) {
+        if let Err(error) = CatalogCopy::replace(&file.path, || self.current()) {
             log::warn!("{error}; `sealdisk catalog rebuild` would miss the latest change");
         }
     }
@@ -191,12 +212,7 @@ impl SqliteCatalog {
         changed
     }
 
-    fn file(&self) -> MutexGuard<'_, Option<FileId>> {
-        // It is replaced as a whole.
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn db(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn db(&self) -> MutexGuard<'_, Database> {
         // A panic elsewhere rolled its transaction back; the connection itself is intact.
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,17 +220,21 @@ impl SqliteCatalog {
     pub(super) fn select<T>(
         &self,
         sql: &str,
-        parameters: impl rusqlite::Params,
-        parse: impl Fn(&Row<'_>) -> Result<T, CatalogError>,
+        values: &[Value<'_>],
+        parse: impl FnMut(&Row) -> Result<T, CatalogError>,
     ) -> Result<Vec<T>, CatalogError> {
-        let db = self.db();
-        let mut statement = db.prepare_cached(sql)?;
-        let mut rows = statement.query(parameters)?;
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            found.push(parse(row)?);
+        self.db().select(sql, values, parse)
+    }
+}
+
+/// One that is not a file.
+#[cfg(test)]
+impl From<Database> for DatabaseCatalog {
+    fn from(db: Database) -> Self {
+        Self {
+            db: Mutex::new(db),
+            file: None,
         }
-        Ok(found)
     }
 }
 
@@ -224,35 +244,45 @@ fn own_identities(db: &Connection) -> Result<InstallationRecord, CatalogError> {
         "INSERT INTO installation VALUES (1, ?, ?) ON CONFLICT DO NOTHING",
         params![Uuid::new_v4().to_string(), Uuid::new_v4().to_string()],
     )?;
-    let mut statement = db.prepare_cached("SELECT operator, platform FROM installation")?;
-    let mut rows = statement.query([])?;
-    let row = rows.next()?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-    Ok(InstallationRecord {
-        operator: uuid("installation", &row.get::<_, String>(0)?)?,
-        platform: uuid("installation", &row.get::<_, String>(1)?)?,
-    })
+    let sql = "SELECT operator, platform FROM installation";
+    let own = db.first(sql, &[], |row| {
+        Ok::<_, CatalogError>(InstallationRecord {
+            operator: uuid(WHAT, row.text(0)?)?,
+            platform: uuid(WHAT, row.text(1)?)?,
+        })
+    })?;
+    own.ok_or_else(|| damaged(WHAT, "it is missing"))
 }
 
-impl Catalog for SqliteCatalog {
+const WHAT: &str = "installation";
+
+impl Catalog for DatabaseCatalog {
     fn is_current(&self) -> bool {
-        let known = *self.file();
-        known.is_some() && known == FileId::at(&self.path)
+        let Some(file) = &self.file else {
+            return true;
+        };
+        let known = *file.opened();
+        known.is_some() && known == FileId::at(&file.path)
     }
 
     fn renew(&self) -> Result<Option<InstallationRecord>, CatalogError> {
-        let mut file = self.file();
-        let found = FileId::at(&self.path);
-        if found.is_none() || found == *file {
-            return Ok(None);
-        }
-        let Some(db) = open_made(&self.path, &SCHEMA)? else {
+        let Some(CatalogFile { path, opened }) = &self.file else {
             return Ok(None);
         };
+        let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = FileId::at(path);
+        if found.is_none() || found == *opened {
+            return Ok(None);
+        }
+        let Some(db) = sqlite::open_made(path, &SCHEMA)? else {
+            return Ok(None);
+        };
+        let db = Database::from(db);
         let identities = own_identities(&db)?;
         // SQLite sees that the file of the old connection was moved, and removes no `-wal` at its end: that is the new
         // one's by now.
         *self.db() = db;
-        *file = found.filter(|found| FileId::at(&self.path) == Some(*found));
+        *opened = found.filter(|found| FileId::at(path) == Some(*found));
         Ok(Some(identities))
     }
 
@@ -266,17 +296,21 @@ impl Catalog for SqliteCatalog {
 
     fn vault(&self, name: &str) -> Result<Stored<VaultRecord>, CatalogError> {
         let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults WHERE name = ?");
-        one(self.select(&sql, [name], parse_vault)?, Kind::Vault, name)
+        one(
+            self.select(&sql, params![name], parse_vault)?,
+            Kind::Vault,
+            name,
+        )
     }
 
     fn vault_by_url(&self, url: &str) -> Result<Option<Stored<VaultRecord>>, CatalogError> {
         let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults WHERE url = ?");
-        Ok(self.select(&sql, [url], parse_vault)?.pop())
+        Ok(self.select(&sql, params![url], parse_vault)?.pop())
     }
 
     fn vaults(&self) -> Result<Vec<Stored<VaultRecord>>, CatalogError> {
         let sql = format!("SELECT {VAULT_COLUMNS} FROM vaults ORDER BY name");
-        self.select(&sql, [], parse_vault)
+        self.select(&sql, &[], parse_vault)
     }
 
     fn update_vault(&self, rev: Rev, record: &VaultRecord) -> Result<Rev, CatalogError> {
@@ -291,7 +325,7 @@ impl Catalog for SqliteCatalog {
         noted::forget(&self.db(), name)?;
         let deleted = self
             .db()
-            .execute("DELETE FROM vaults WHERE name = ?", [name]);
+            .execute("DELETE FROM vaults WHERE name = ?", params![name]);
         self.copied(deleted.map(drop).map_err(CatalogError::from))
     }
 
@@ -313,13 +347,13 @@ impl Catalog for SqliteCatalog {
 
     fn des(&self, name: &str) -> Result<Stored<DiskEncryptionSetRecord>, CatalogError> {
         let sql = format!("SELECT {DES_COLUMNS} FROM disk_encryption_sets WHERE name = ?");
-        let found = self.select(&sql, [name], parse_des)?;
+        let found = self.select(&sql, params![name], parse_des)?;
         one(found, Kind::DiskEncryptionSet, name)
     }
 
     fn all_des(&self) -> Result<Vec<Stored<DiskEncryptionSetRecord>>, CatalogError> {
         let sql = format!("SELECT {DES_COLUMNS} FROM disk_encryption_sets ORDER BY name");
-        self.select(&sql, [], parse_des)
+        self.select(&sql, &[], parse_des)
     }
 
     fn update_des(&self, rev: Rev, record: &DiskEncryptionSetRecord) -> Result<Rev, CatalogError> {
@@ -331,7 +365,7 @@ impl Catalog for SqliteCatalog {
     }
 
     fn insert_disk(&self, record: &DiskRecord) -> Result<Rev, CatalogError> {
-        let (rev, returned) = resources::insert(&mut self.db(), record)?;
+        let (rev, returned) = resources::insert(&self.db(), record)?;
         if returned {
             self.copy();
         }
@@ -339,18 +373,17 @@ impl Catalog for SqliteCatalog {
     }
 
     fn resource(&self, kind: ResourceKind, name: &str) -> Result<Stored<DiskRecord>, CatalogError> {
-        let sql = resources::select("kind = ? AND name = ?");
-        let found = self.select(&sql, [kind.as_str(), name], resources::parse)?;
+        let values = [kind.as_str(), name].map(ToValue::to_value);
+        let found = resources::find(&self.db(), "kind = ? AND name = ?", &values)?;
         one(found, kind.into(), name)
     }
 
     fn resources(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
-        self.select(&resources::select("TRUE"), [], resources::parse)
+        resources::find(&self.db(), "TRUE", &[])
     }
 
     fn unfinished(&self) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
-        let sql = resources::select(resources::UNFINISHED);
-        self.select(&sql, [], resources::parse)
+        resources::find(&self.db(), resources::UNFINISHED, &[])
     }
 
     fn resources_named(
@@ -358,28 +391,23 @@ impl Catalog for SqliteCatalog {
         kind: ResourceKind,
         names: &[&str],
     ) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
-        let names = json("names", &names)?;
-        let sql = resources::select(resources::NAMED);
-        self.select(&sql, [kind.as_str(), names.as_str()], resources::parse)
+        resources::named(&self.db(), kind, names)
     }
 
     fn resources_under(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
-        let sql = resources::select(resources::UNDER_SET);
-        self.select(&sql, [des], resources::parse)
+        resources::under(&self.db(), des)
     }
 
     fn update_disk(&self, rev: Rev, record: &DiskRecord) -> Result<Rev, CatalogError> {
-        resources::update(&mut self.db(), rev, record)
+        resources::update(&self.db(), rev, record)
     }
 
     fn delete_disk(&self, record: &DiskRecord, rev: Rev) -> Result<(), CatalogError> {
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let roles = management_rows::count_roles(&transaction)?;
-        resources::delete(&transaction, rev, record)?;
-        let has_fewer = management_rows::count_roles(&transaction)? != roles;
-        transaction.commit()?;
-        drop(db);
+        let has_fewer = self.db().transaction(Mode::Write, |db| {
+            let roles = management_rows::count_roles(db)?;
+            resources::delete(db, rev, record)?;
+            Ok::<_, CatalogError>(management_rows::count_roles(db)? != roles)
+        })?;
         // The copy has roles, and no disks.
         if has_fewer {
             self.copy();
@@ -393,7 +421,7 @@ impl Catalog for SqliteCatalog {
         rev: Rev,
         departed: &DepartedRecord,
     ) -> Result<(), CatalogError> {
-        let done = resources::depart(&mut self.db(), rev, record, departed);
+        let done = resources::depart(&self.db(), rev, record, departed);
         self.copied(done)
     }
 
@@ -406,19 +434,16 @@ impl Catalog for SqliteCatalog {
         vault_url: &str,
         not_found: &[DepartedRecord],
     ) -> Result<(), CatalogError> {
-        let noted = noted::insert(&mut self.db(), vault_url, not_found);
+        let noted = noted::insert(&self.db(), vault_url, not_found);
         self.copied(noted)
     }
 
     fn mark_restored(&self, record: &RestoredRecord) -> Result<(), CatalogError> {
-        let marked = || -> Result<(), CatalogError> {
-            let mut db = self.db();
-            let transaction = db.transaction()?;
-            restored::mark(&transaction, record)?;
-            noted::mark(&transaction)?;
-            Ok(transaction.commit()?)
-        };
-        self.copied(marked())
+        let marked = self.db().transaction(Mode::Write, |db| {
+            restored::mark(db, record)?;
+            noted::mark(db)
+        });
+        self.copied(marked)
     }
 
     fn restored(&self) -> Result<Option<RestoredRecord>, CatalogError> {
@@ -431,8 +456,8 @@ impl Catalog for SqliteCatalog {
     }
 
     fn departed(&self) -> Result<Vec<DepartedRecord>, CatalogError> {
-        let sql = "SELECT * FROM departed ORDER BY kind, name, time, id";
-        self.select(sql, [], departed::parse)
+        let sql = format!("{} ORDER BY kind, name, time, id", departed::SELECT);
+        self.select(&sql, &[], departed::parse)
     }
 
     fn forget_departed(&self, id: Uuid) -> Result<bool, CatalogError> {
@@ -443,20 +468,20 @@ impl Catalog for SqliteCatalog {
     fn insert_merge(&self, layer: Uuid) -> Result<(), CatalogError> {
         self.db().execute(
             "INSERT INTO merges VALUES (?) ON CONFLICT DO NOTHING",
-            [layer.to_string()],
+            params![layer.to_string()],
         )?;
         Ok(())
     }
 
     fn delete_merge(&self, layer: Uuid) -> Result<(), CatalogError> {
-        self.db()
-            .execute("DELETE FROM merges WHERE layer = ?", [layer.to_string()])?;
+        let sql = "DELETE FROM merges WHERE layer = ?";
+        self.db().execute(sql, params![layer.to_string()])?;
         Ok(())
     }
 
     fn merges(&self) -> Result<Vec<Uuid>, CatalogError> {
-        self.select("SELECT layer FROM merges ORDER BY layer", [], |row| {
-            uuid("merges", &row.get::<_, String>(0)?)
+        self.select("SELECT layer FROM merges ORDER BY layer", &[], |row| {
+            uuid("merges", row.text(0)?)
         })
     }
 
@@ -470,14 +495,9 @@ impl Catalog for SqliteCatalog {
     }
 
     fn identity_of_des(&self, des: &str) -> Result<Stored<IdentityRecord>, CatalogError> {
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let known = transaction.total_changes();
-        let found = identities::of_des(&transaction, des)?;
-        let made = transaction.total_changes() != known;
-        transaction.commit()?;
-        drop(db);
-        if made {
+        let of_des = |db: &Transaction<'_>| identities::of_des(db, des);
+        let (found, is_new) = self.db().transaction(Mode::Write, of_des)?;
+        if is_new {
             self.copy();
         }
         Ok(found)
@@ -506,7 +526,7 @@ impl Catalog for SqliteCatalog {
     }
 
     fn delete_identity(&self, identity: &Stored<IdentityRecord>) -> Result<(), CatalogError> {
-        let deleted = identities::delete(&mut self.db(), identity);
+        let deleted = identities::delete(&self.db(), identity);
         self.copied(deleted)
     }
 

@@ -11,7 +11,8 @@ use super::master::{MasterKey, Slot};
 use super::store::{self, VaultRow};
 use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings};
 use crate::embedded::{WHOLE_VAULT, busiest, puts_off};
-use crate::sqlite;
+use crate::error::is_there;
+use database::sqlite;
 
 /// A `vault.db`.
 pub struct VaultDatabase {
@@ -50,10 +51,7 @@ impl VaultDatabase {
 
     fn of(db: Connection, path: &Path) -> Result<Self, VaultError> {
         let row = store::vault(&db)?.ok_or_else(|| {
-            VaultError::new(
-                VaultErrorCode::VaultNotFound,
-                format!("{} is the database of no vault", path.display()),
-            )
+            VaultError::no_files(format!("{} is the database of no vault", path.display()))
         })?;
         Ok(Self { db, row })
     }
@@ -213,11 +211,11 @@ impl VaultDatabase {
 }
 
 fn must_be_there(path: &Path) -> Result<(), VaultError> {
-    match path.exists() {
+    match is_there(path)? {
         true => Ok(()),
-        false => Err(VaultError::new(
-            VaultErrorCode::VaultNotFound,
-            format!("there is no {}", path.display()),
-        )),
+        false => Err(VaultError::no_files(format!(
+            "there is no {}",
+            path.display()
+        ))),
     }
 }

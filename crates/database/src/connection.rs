@@ -1,0 +1,207 @@
+//! Statements and transactions.
+
+use std::ops::{ControlFlow, Deref};
+
+use crate::engine::{Engine, Mode};
+use crate::error::{Error, ErrorKind};
+use crate::patience::Patience;
+use crate::row::{FromValue, Row};
+use crate::value::Value;
+
+/// What statements are run on: a [`Database`], or a [`Transaction`] of one. Each engine keeps what it has made of a
+/// statement for the next time.
+pub struct Connection {
+    engine: Box<dyn Engine>,
+}
+
+impl Connection {
+    /// Runs a statement; how many rows it has changed.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
+        self.engine.execute(sql, values)
+    }
+
+    /// What is made of each row of a statement that changes nothing.
+    ///
+    /// # Errors
+    /// [`Error`], or the first one of `parse`.
+    pub fn select<T, E: From<Error>>(
+        &self,
+        sql: &str,
+        values: &[Value<'_>],
+        mut parse: impl FnMut(&Row) -> Result<T, E>,
+    ) -> Result<Vec<T>, E> {
+        let mut found = Vec::new();
+        self.visit(sql, values, |row| {
+            found.push(parse(&row)?);
+            Ok::<_, E>(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    /// What is made of the first row of a statement that changes nothing, if there is one.
+    ///
+    /// # Errors
+    /// [`Error`], or that of `parse`.
+    pub fn first<T, E: From<Error>>(
+        &self,
+        sql: &str,
+        values: &[Value<'_>],
+        parse: impl FnOnce(&Row) -> Result<T, E>,
+    ) -> Result<Option<T>, E> {
+        let mut first = None;
+        self.visit(sql, values, |row| {
+            first = Some(row);
+            Ok::<_, E>(ControlFlow::Break(()))
+        })?;
+        first.as_ref().map(parse).transpose()
+    }
+
+    /// The first column of the first row, if there is one.
+    ///
+    /// # Errors
+    /// [`Error`], also when the column is of another type.
+    pub fn value<T: FromValue>(&self, sql: &str, values: &[Value<'_>]) -> Result<Option<T>, Error> {
+        self.first(sql, values, |row| row.get(0))
+    }
+
+    /// The first column of the one row that there is always, of `count(*)` say.
+    ///
+    /// # Errors
+    /// As [`Connection::value`], and when there is no row.
+    pub fn the_value<T: FromValue>(&self, sql: &str, values: &[Value<'_>]) -> Result<T, Error> {
+        let none = || Error::new(ErrorKind::Other, format!("there is no answer to: {sql}"));
+        self.value(sql, values)?.ok_or_else(none)
+    }
+
+    /// Gives each row to `each`, until that has enough or fails.
+    ///
+    /// # Errors
+    /// [`Error`], or that of `each`.
+    pub fn visit<E: From<Error>>(
+        &self,
+        sql: &str,
+        values: &[Value<'_>],
+        mut each: impl FnMut(Row) -> Result<ControlFlow<()>, E>,
+    ) -> Result<(), E> {
+        let mut failed = None;
+        self.engine.query(sql, values, &mut |row| match each(row) {
+            Ok(flow) => flow,
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
+}
+
+/// An open database.
+pub struct Database(Connection);
+
+impl Database {
+    pub(crate) fn of(engine: impl Engine + 'static) -> Self {
+        Self(Connection {
+            engine: Box::new(engine),
+        })
+    }
+
+    /// Runs statements of which all count or none do. They do when this has returned without an error, and don't when
+    /// the error is one of `run`.
+    ///
+    /// # Errors
+    /// [`Error`], or that of `run`.
+    pub fn transaction<T, E: From<Error>>(
+        &self,
+        mode: Mode,
+        mut run: impl FnMut(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut patience = Patience::of(self.engine.patience());
+        loop {
+            match self.attempt(mode, &mut run) {
+                Err(_) if self.engine.is_repeatable() && patience.wait() => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn attempt<T, E: From<Error>>(
+        &self,
+        mode: Mode,
+        run: &mut impl FnMut(&Transaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let transaction = Transaction(Held::begin(self, mode)?);
+        let done = run(&transaction)?;
+        transaction.0.commit()?;
+        Ok(done)
+    }
+}
+
+impl Deref for Database {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+/// A transaction of [`Database::transaction`].
+pub struct Transaction<'a>(Held<&'a Database>);
+
+impl Deref for Transaction<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.0
+    }
+}
+
+/// A transaction that lasts until it is dropped, and then has changed nothing.
+pub struct Held<D: Deref<Target = Database>> {
+    database: D,
+    is_open: bool,
+}
+
+impl<D: Deref<Target = Database>> Held<D> {
+    /// Begins one.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn begin(database: D, mode: Mode) -> Result<Self, Error> {
+        let mut patience = Patience::of(database.engine.patience());
+        while let Err(error) = database.engine.begin(mode) {
+            if !database.engine.is_repeatable() || !patience.wait() {
+                return Err(error);
+            }
+        }
+        Ok(Self {
+            database,
+            is_open: true,
+        })
+    }
+
+    fn commit(mut self) -> Result<(), Error> {
+        self.is_open = false;
+        self.database.engine.commit()
+    }
+}
+
+impl<D: Deref<Target = Database>> Deref for Held<D> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.database
+    }
+}
+
+impl<D: Deref<Target = Database>> Drop for Held<D> {
+    fn drop(&mut self) {
+        if self.is_open
+            && let Err(error) = self.database.engine.roll_back()
+        {
+            log::error!("a transaction does not end: {error}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What runs statements.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::row::Row;
+use crate::value::Value;
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// To read from one moment.
+    Read,
+    /// To change what was read meanwhile by nobody else.
+    Write,
+    /// To read while nobody else changes anything.
+    Alone,
+}
+
+/// A connection to a database, in a transaction or in none: then each statement is one.
+pub(crate) trait Engine: Send {
+    /// Runs a statement; how many rows it has changed.
+    fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error>;
+
+    /// Runs a statement that changes nothing, and gives its rows to `each` until that has enough.
+    fn query(
+        &self,
+        sql: &str,
+        values: &[Value<'_>],
+        each: &mut dyn FnMut(Row) -> ControlFlow<()>,
+    ) -> Result<(), Error>;
+
+    /// Begins a transaction.
+    fn begin(&self, mode: Mode) -> Result<(), Error>;
+
+    /// Makes what the transaction has changed durable, and ends it. On an error it has ended, too.
+    fn commit(&self) -> Result<(), Error>;
+
+    /// Ends the transaction without a change.
+    fn roll_back(&self) -> Result<(), Error>;
+
+    /// Whether the transaction that has ended last, or was not begun, failed only because somebody else was faster or
+    /// the connection was lost, and has changed nothing: then it may succeed when it is run again.
+    fn is_repeatable(&self) -> bool;
+
+    /// How long that is done.
+    fn patience(&self) -> Duration;
+}

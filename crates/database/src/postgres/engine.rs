@@ -1,0 +1,332 @@
+//! Transactions that PostgreSQL runs, and what becomes of them when a connection is lost.
+//!
+//! Who changes something does so in a serializable transaction, and has to bear that it fails when somebody else was
+//! faster. A connection that was lost before the end of a transaction has changed nothing. When it is lost while a commit
+//! is under way, what became of that is found out: each transaction leaves its number in a row of its connection, in
+//! `sealdisk_commits`. Whoever changes that row afterwards has waited for the transaction to end, and reads whether it
+//! counted; so that is known even when the server has crashed, or another one has taken its place.
+
+use std::cell::{Cell, RefCell};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::address::Address;
+use super::schema::Schema;
+use super::session::{About, Connected, Session};
+use crate::connection::Database;
+use crate::engine::{Engine, Mode};
+use crate::error::{Error, ErrorKind};
+use crate::patience::Patience;
+use crate::row::Row;
+use crate::value::Value;
+
+/// A database on a server.
+pub(super) struct Postgres {
+    address: Arc<Address>,
+    schema: Schema,
+    connected: RefCell<Option<Connected>>,
+    /// The transaction that is under way.
+    open: Cell<Option<Open>>,
+    is_repeatable: Cell<bool>,
+    /// How many transactions have begun to change something: the number of the last one.
+    number: Cell<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct Open {
+    mode: Mode,
+    /// What a statement of it has failed with.
+    failed: Option<ErrorKind>,
+}
+
+impl Postgres {
+    pub(super) fn over(address: Arc<Address>, schema: Schema, connected: Connected) -> Database {
+        Database::of(Self {
+            address,
+            schema,
+            connected: RefCell::new(Some(connected)),
+            open: Cell::new(None),
+            is_repeatable: Cell::new(false),
+            number: Cell::new(0),
+        })
+    }
+
+    /// Connects anew if the connection was lost.
+    fn reconnect(&self) -> Result<(), Error> {
+        if self.connected.borrow().is_some() {
+            return Ok(());
+        }
+        let new = Connected::to(&self.address)?;
+        let (schema, address) = (self.schema, Arc::clone(&self.address));
+        new.run(move |session| schema.check(session, &address.place))?;
+        *self.connected.borrow_mut() = Some(new);
+        Ok(())
+    }
+
+    /// What the connection answers. One that is lost is given up.
+    fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let answer = match self.connected.borrow().as_ref() {
+            Some(connected) => connected.run(work),
+            None => Err(Error::new(ErrorKind::Lost, "there is no connection")),
+        };
+        if answer
+            .as_ref()
+            .is_err_and(|error| error.kind() == ErrorKind::Lost)
+        {
+            self.connected.take();
+        }
+        answer
+    }
+
+    /// [`Postgres::ask`] of the transaction that is under way.
+    fn ask_in_transaction<T: Send + 'static>(
+        &self,
+        open: Open,
+        work: impl FnOnce(&mut Session) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let answer = self.ask(work);
+        if let Err(error) = &answer {
+            let failed = open.failed.or(Some(error.kind()));
+            self.open.set(Some(Open { failed, ..open }));
+        }
+        answer
+    }
+
+    /// Does something outside of a transaction, again when that may help.
+    fn repeat<T>(&self, attempt: impl Fn() -> Result<T, Error>) -> Result<T, Error> {
+        let mut patience = Patience::of(self.patience());
+        loop {
+            let done = attempt();
+            match done {
+                Err(_) if self.is_repeatable() && patience.wait() => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn may_repeat(&self, kind: ErrorKind) {
+        let is_repeatable = matches!(kind, ErrorKind::Overtaken | ErrorKind::Lost);
+        self.is_repeatable.set(is_repeatable);
+    }
+
+    /// What begins a transaction.
+    fn beginning(&self, mode: Mode, about: &About) -> String {
+        match mode {
+            Mode::Read => "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY".into(),
+            // Each statement sees what was there when it began, and nobody changes that any more: those who change
+            // something have ended, or wait.
+            Mode::Alone => format!(
+                "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {}",
+                self.schema.lock(true)
+            ),
+            Mode::Write => {
+                self.number.set(self.number.get() + 1);
+                format!(
+                    "BEGIN ISOLATION LEVEL SERIALIZABLE; {}; {}",
+                    self.schema.lock(false),
+                    note(about, self.last(), "excluded.number")
+                )
+            }
+        }
+    }
+
+    /// The number of the last transaction that was to change something.
+    fn last(&self) -> i64 {
+        i64::try_from(self.number.get()).unwrap_or(i64::MAX)
+    }
+
+    /// Whether the transaction that a lost connection was to commit has counted.
+    fn outcome(&self, lost: &About) -> Result<bool, Error> {
+        let mut patience = Patience::of(self.patience());
+        loop {
+            match self.ask_outcome(lost) {
+                Err(error) if error.kind() == ErrorKind::Lost && patience.wait() => {}
+                found => return found,
+            }
+        }
+    }
+
+    fn ask_outcome(&self, lost: &About) -> Result<bool, Error> {
+        self.reconnect()?;
+        // Where the row is not there, it is made, with a number that no transaction has.
+        let looked = note(lost, -1, "sealdisk_commits.number") + " RETURNING number";
+        let lost = lost.clone();
+        let found = self.ask(move |session| {
+            // It may wait for a commit that will not come.
+            let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                       WHERE pid = ? AND backend_start::text = ?";
+            let values = [
+                Value::Integer(lost.process.into()),
+                Value::Text(lost.since.into()),
+            ];
+            session.query(end, &values)?;
+            let rows = session.query(&looked, &[])?;
+            rows.first().map(|row| row.get::<i64>(0)).transpose()
+        })?;
+        Ok(found == Some(self.last()))
+    }
+
+    fn commit_write(&self) -> Result<(), Error> {
+        let about = self.connected.borrow().as_ref().map(|it| it.about.clone());
+        let done = self.ask(|session| session.batch("COMMIT"));
+        let (Err(error), Some(lost)) = (&done, about) else {
+            return done;
+        };
+        if error.kind() != ErrorKind::Lost {
+            return done;
+        }
+        match self.outcome(&lost) {
+            Ok(true) => Ok(()),
+            Ok(false) => done,
+            Err(error) => Err(Error::new(
+                ErrorKind::Unknown,
+                format!(
+                    "the connection was lost while a change was made durable, and whether it was is not known: look at \
+                     what there is before it is tried again ({error})"
+                ),
+            )),
+        }
+    }
+}
+
+impl Engine for Postgres {
+    fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
+        let run = |open| {
+            let (sql, values) = owned(sql, values);
+            self.ask_in_transaction(open, move |session| session.execute(&sql, &values))
+        };
+        if let Some(open) = self.open.get() {
+            return run(open);
+        }
+        self.repeat(|| {
+            self.begin(Mode::Write)?;
+            let changed = run(Open {
+                mode: Mode::Write,
+                failed: None,
+            });
+            match changed {
+                Ok(changed) => self.commit().map(|()| changed),
+                Err(error) => {
+                    let _ = self.roll_back();
+                    Err(error)
+                }
+            }
+        })
+    }
+
+    fn query(
+        &self,
+        sql: &str,
+        values: &[Value<'_>],
+        each: &mut dyn FnMut(Row) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let rows = match self.open.get() {
+            Some(open) => {
+                let (sql, values) = owned(sql, values);
+                self.ask_in_transaction(open, move |session| session.query(&sql, &values))?
+            }
+            None => self.repeat(|| {
+                let (sql, values) = owned(sql, values);
+                let found = self
+                    .reconnect()
+                    .and_then(|()| self.ask(move |session| session.query(&sql, &values)));
+                found.inspect_err(|error| self.may_repeat(error.kind()))
+            })?,
+        };
+        let _ = rows.into_iter().try_for_each(each);
+        Ok(())
+    }
+
+    fn begin(&self, mode: Mode) -> Result<(), Error> {
+        if self.open.get().is_some() {
+            let what = "a transaction is begun within another one";
+            return Err(Error::new(ErrorKind::Other, what));
+        }
+        let begun = self.reconnect().and_then(|()| {
+            let about = self.connected.borrow().as_ref().map(|it| it.about.clone());
+            let sql = about.map(|about| self.beginning(mode, &about));
+            self.ask(move |session| {
+                let begun = session.batch(&sql.unwrap_or_default());
+                if begun
+                    .as_ref()
+                    .is_err_and(|error| error.kind() != ErrorKind::Lost)
+                {
+                    session.batch("ROLLBACK")?;
+                }
+                begun
+            })
+        });
+        match &begun {
+            Ok(()) => {
+                self.is_repeatable.set(false);
+                self.open.set(Some(Open { mode, failed: None }));
+            }
+            Err(error) => self.may_repeat(error.kind()),
+        }
+        begun
+    }
+
+    fn commit(&self) -> Result<(), Error> {
+        let Some(open) = self.open.get() else {
+            return Err(Error::new(ErrorKind::Other, "no transaction is under way"));
+        };
+        // PostgreSQL takes it for a rollback.
+        if let Some(failed) = open.failed {
+            self.roll_back()?;
+            let what = "a statement of the transaction has failed before";
+            return Err(Error::new(failed, what));
+        }
+        self.open.set(None);
+        match open.mode {
+            Mode::Write => self
+                .commit_write()
+                .inspect_err(|error| self.may_repeat(error.kind())),
+            // What was read is of one moment whatever becomes of the connection.
+            Mode::Read | Mode::Alone => {
+                let _ = self.ask(|session| session.batch("COMMIT"));
+                Ok(())
+            }
+        }
+    }
+
+    fn roll_back(&self) -> Result<(), Error> {
+        let Some(open) = self.open.take() else {
+            return Ok(());
+        };
+        self.is_repeatable.set(false);
+        if let Some(failed) = open.failed {
+            self.may_repeat(failed);
+        }
+        // Without a connection there is no transaction.
+        match self.ask(|session| session.batch("ROLLBACK")) {
+            Err(error) if error.kind() == ErrorKind::Lost => Ok(()),
+            done => done,
+        }
+    }
+
+    fn is_repeatable(&self) -> bool {
+        self.is_repeatable.get()
+    }
+
+    fn patience(&self) -> Duration {
+        self.address.patience
+    }
+}
+
+/// Gives the row of a connection a number, and where it is there already this one.
+fn note(about: &About, number: i64, then: &str) -> String {
+    let id = &about.id;
+    format!(
+        "INSERT INTO sealdisk_commits VALUES ('{id}', {number}, now()) \
+         ON CONFLICT (id) DO UPDATE SET time = now(), number = {then}"
+    )
+}
+
+/// A statement that goes to the thread of the connection.
+fn owned(sql: &str, values: &[Value<'_>]) -> (String, Vec<Value<'static>>) {
+    (sql.into(), values.iter().map(Value::owned).collect())
+}
