@@ -38,22 +38,27 @@ pub fn make(
 }
 
 /// Goes on with what was asked for so and is not complete: after a failure, or since it goes on already. The operation, if
-/// there is something to do.
-///
-/// # Errors
-/// As [`make`].
+/// there is something to do. Where it fails at once that is told by the state of the copy: what else was asked for, that
+/// nobody may read it say, is done all the same.
 pub fn go_on(
     call: &Call<'_>,
     kind: ResourceKind,
     placed: &PlacementRecord,
     view: &Outline,
-) -> Result<Option<Uuid>, ArmError> {
+) -> Option<Uuid> {
     // Whoever has paused it resumes it.
     if !may_be_one(placed) || job(view).is_none_or(|job| job.paused) {
-        return Ok(None);
+        return None;
     }
     let work = DeepCopy::new(kind, &placed.name, view.attached.is_some());
-    begin(call, placed, work, || Ok(()))
+    begin(call, placed, work, || Ok(())).unwrap_or_else(|error| {
+        log::warn!(
+            "the copy {} is not gone on with: {}",
+            placed.name,
+            error.message
+        );
+        None
+    })
 }
 
 fn begin(

@@ -326,6 +326,11 @@ fn a_key_that_is_withdrawn_in_its_middle_fails_it_and_the_same_request_goes_on()
     let properties = &shown["properties"];
     assert_eq!(properties["provisioningState"], "Failed", "{shown}");
     assert_eq!(properties["completionPercent"], Value::Null, "{shown}");
+    // Whatever else is asked of it is done.
+    let deny = json!({"properties": {"networkAccessPolicy": "DenyAll"}});
+    let denied = client.ok(&format!("PATCH {}", at(thing)), Some(&deny));
+    assert_eq!(denied["properties"]["networkAccessPolicy"], "DenyAll");
+    assert_eq!(denied["properties"]["provisioningState"], "Failed");
     // It is there, and needs its source, and nothing is made of it.
     enable(true);
     let source = client.refused(&format!("DELETE {COMPUTE}/snapshots/s"), None);

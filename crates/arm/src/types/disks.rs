@@ -540,7 +540,7 @@ fn change(call: &Call<'_>, put: &Put<'_>) -> Result<Option<Uuid>, ArmError> {
     }
     match moving {
         Some(id) => Ok(Some(id)),
-        None => copy_start::go_on(call, kind, put.placed, &view),
+        None => Ok(copy_start::go_on(call, kind, put.placed, &view)),
     }
 }
 

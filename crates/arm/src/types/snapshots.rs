@@ -115,7 +115,7 @@ impl ResourceType for Snapshots {
         let view = disks::outline(call.installation(), kind, name)?;
         match rewrap(call, kind, put, &view)? {
             Some(id) => Ok(Some(id)),
-            None => copy_start::go_on(call, kind, put.placed, &view),
+            None => Ok(copy_start::go_on(call, kind, put.placed, &view)),
         }
     }
 

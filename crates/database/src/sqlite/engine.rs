@@ -11,7 +11,7 @@ use crate::connection::Database;
 use crate::engine::{Engine, Mode};
 use crate::error::{Error, ErrorKind};
 use crate::row::{Head, Row};
-use crate::sqlite::is_full;
+use crate::sqlite::space::is_full;
 use crate::value::Value;
 
 impl From<Connection> for Database {

@@ -2,16 +2,18 @@
 //! files that something else, or a newer version, has made.
 
 mod engine;
+mod space;
 
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::ffi::SQLITE_IOERR_SHMSIZE;
 use rusqlite::{
     Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior,
 };
+
+pub use space::is_full;
 
 use crate::OpenError;
 
@@ -43,14 +45,6 @@ impl Schema {
     fn version(&self) -> i32 {
         i32::try_from(self.steps.len()).unwrap_or(i32::MAX)
     }
-}
-
-/// Whether SQLite has found no room on the file system.
-pub fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error().is_some_and(|error| {
-        // The index of the write-ahead log, which is made when a database is opened.
-        error.code == ErrorCode::DiskFull || error.extended_code == SQLITE_IOERR_SHMSIZE
-    })
 }
 
 /// Opens the database at `path`, making it when there is none, with WAL journaling, a sync at every

@@ -5,11 +5,10 @@ use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -69,8 +68,8 @@ pub struct Uploader {
     keys: KeyWatch,
     claim: LayerFile,
     state_dir: PathBuf,
-    /// How often it was written to by this one.
-    writes: AtomicU64,
+    /// When its data was changed last. The file says so too, so that whoever opens it next goes on from there.
+    changed: Mutex<SystemTime>,
     /// None when it is dropped.
     jobs: Option<Mutex<Sender<Job>>>,
     thread: Option<JoinHandle<()>>,
@@ -112,9 +111,10 @@ impl Uploader {
             disk,
             size,
             version,
+            changed: Mutex::new(modified(&claim)),
             claim,
             state_dir: installation.state_dir().into(),
-            writes: AtomicU64::new(0),
+
             jobs: Some(Mutex::new(jobs)),
             thread: Some(thread),
         })
@@ -129,10 +129,8 @@ impl Uploader {
     pub fn version(&self) -> u64 {
         let since = self.modified().duration_since(SystemTime::UNIX_EPOCH);
         let modified = since.map_or(0, |since| since.as_nanos());
-        let writes = self.writes.load(Ordering::Acquire);
         let mut all = self.version.to_le_bytes().to_vec();
         all.extend(modified.to_le_bytes());
-        all.extend(writes.to_le_bytes());
         let mut version = [0; 8];
         version.copy_from_slice(&sha256(&all)[..8]);
         u64::from_le_bytes(version)
@@ -140,7 +138,25 @@ impl Uploader {
 
     /// When its data was changed last.
     pub fn modified(&self) -> SystemTime {
-        modified(&self.claim)
+        *self.changed()
+    }
+
+    fn changed(&self) -> MutexGuard<'_, SystemTime> {
+        // It is replaced as a whole.
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells of a change by a moment that was not told of before: the kernel's own are ticks of some milliseconds, and zeros
+    /// may change nothing but the map.
+    fn note_change(&self) {
+        let mut changed = self.changed();
+        *changed = SystemTime::now().max(*changed + Duration::from_nanos(1));
+        if let Err(error) = self.claim.file().set_modified(*changed) {
+            log::warn!(
+                "the file of the disk {} does not tell when it was changed: {error}",
+                self.disk.name()
+            );
+        }
     }
 
     /// Whether its keys are still granted.
@@ -171,7 +187,7 @@ impl Uploader {
         let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         jobs.send(Job { at, part, done }).map_err(|_| ended())?;
         let outcome = outcome.recv().map_err(|_| ended())?;
-        self.writes.fetch_add(1, Ordering::AcqRel);
+        self.note_change();
         outcome
     }
 }
