@@ -186,9 +186,10 @@ impl Uploader {
         let jobs = self.jobs.as_ref().ok_or_else(ended)?;
         let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         jobs.send(Job { at, part, done }).map_err(|_| ended())?;
-        let outcome = outcome.recv().map_err(|_| ended())?;
+        let outcome = outcome.recv();
+        // It may have been written whatever became of it.
         self.note_change();
-        outcome
+        outcome.map_err(|_| ended())?
     }
 }
 
