@@ -27,14 +27,23 @@ pub const COPY_START: &str = "CopyStart";
 /// Makes a deep copy, whose data is copied by the operation that is returned, unless that has ended by now.
 ///
 /// # Errors
-/// Why it is not made; or why its data could not be copied.
+/// Why it is not made. Why its data could not be copied is told by the operation: the copy is there then.
 pub fn make(
     call: &Call<'_>,
     placed: &PlacementRecord,
     request: DeepCopyRequest,
 ) -> Result<Option<Uuid>, ArmError> {
+    if call.changes.going.has(&call.id(placed)) {
+        // It finds within a second that what it copied is gone.
+        let message = "The operation about an earlier one of this name is about to end.";
+        return Err(ArmError {
+            retry_after: Some(1),
+            ..ArmError::conflict(message)
+        });
+    }
     let work = DeepCopy::new(request.kind, &placed.name, false);
-    begin(call, placed, work, || made(call, request))
+    let id = begin(call, placed, work, || made(call, request))?;
+    Ok(copying::begun(call, id).unwrap_or(Some(id)))
 }
 
 /// Goes on with what was asked for so and is not complete: after a failure, or since it goes on already. The operation, if
@@ -51,7 +60,8 @@ pub fn go_on(
         return None;
     }
     let work = DeepCopy::new(kind, &placed.name, view.attached.is_some());
-    begin(call, placed, work, || Ok(())).unwrap_or_else(|error| {
+    let begun = begin(call, placed, work, || Ok(())).and_then(|id| copying::begun(call, id));
+    begun.unwrap_or_else(|error| {
         log::warn!(
             "the copy {} is not gone on with: {}",
             placed.name,
@@ -66,10 +76,9 @@ fn begin(
     placed: &PlacementRecord,
     work: DeepCopy,
     first: impl FnOnce() -> Result<(), ArmError>,
-) -> Result<Option<Uuid>, ArmError> {
+) -> Result<Uuid, ArmError> {
     let record = operations::new(call, call.id(placed), &work);
-    let id = operations::begin_after(call, record, Box::new(work), first)?;
-    copying::begun(call, id)
+    operations::begin_after(call, record, Box::new(work), first)
 }
 
 fn made(call: &Call<'_>, request: DeepCopyRequest) -> Result<(), ArmError> {

@@ -99,8 +99,7 @@ impl ArmError {
         Self::new(500, "InternalServerError", message).caused_by(code, what)
     }
 
-    /// 507: there is no room for it, or for its record in the audit log. Azure's clients do not repeat it by themselves,
-    /// as they do what has failed with 500.
+    /// 507: there is no room for it, or for its record in the audit log.
     fn no_space(code: &'static str, what: impl std::fmt::Display) -> Self {
         let message = "The storage of the server is full, so this is not done: its operator has to make room. What takes \
                        access, keys or data away is done all the same.";

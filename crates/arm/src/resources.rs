@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use server::FrontReply;
 use uuid::Uuid;
 
+use crate::access::forbids;
 use crate::audit::{recorded, recorded_write};
 use crate::call::{Call, Put, ResourceType};
 use crate::error::ArmError;
@@ -125,7 +126,10 @@ pub fn put(call: &Call<'_>, named: &Named<'_>, is_patch: bool) -> Result<FrontRe
         match applied {
             Ok(operation) => keep(call, &placed).map(|()| operation),
             Err(error) => {
-                restore(call, &placed, before.as_ref(), is_kept);
+                // Who denies access and asks for something else too has it denied whatever becomes of that.
+                if !(exists && forbids(&placed.settings)) {
+                    restore(call, &placed, before.as_ref(), is_kept);
+                }
                 Err(error)
             }
         }

@@ -121,8 +121,10 @@ impl Installation {
 
     fn destroy(&self, record: &VaultRecord) -> Result<(), InstallationError> {
         let _lock = lock(&self.vaults_dir()).map_err(|e| self.directory_error(e))?;
-        // A purge that was cut off has left no directory. Of what else is not to be seen nobody knows whether it may go.
-        let is_purged = matches!(self.vaults_dir().join(&record.name).try_exists(), Ok(false));
+        // A purge that was cut off has left a note, and no directory. Of what else is not to be seen nobody knows whether it
+        // may go.
+        let is_gone = matches!(self.vaults_dir().join(&record.name).try_exists(), Ok(false));
+        let is_purged = is_gone && self.catalog().vault_purged_at(&record.url)?.is_some();
         if !is_purged && self.is_lost(record) {
             return Err(lost(&record.name));
         }

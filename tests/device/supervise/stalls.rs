@@ -41,7 +41,9 @@ fn a_data_plane_that_is_stopped_is_told_of() {
     assert!(found.contains("RequestsStalled"), "{found}");
     let top: Value = serde_json::from_str(&disk.text("top -b -n 1 -o json")).unwrap();
     assert_eq!(top["disks"][0]["standing"], "stalled", "{top}");
+    let end = Instant::now() + PATIENCE;
     while !disk.text("disk events disk").contains("RequestsStalled") {
+        assert!(Instant::now() < end, "{}", daemon.log());
         std::thread::sleep(Duration::from_millis(100));
     }
 

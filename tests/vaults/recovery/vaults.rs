@@ -67,6 +67,9 @@ fn a_lost_vault_comes_back_from_its_master_key_and_backups_of_its_keys() {
 
     let message = host.bad("keyvault create vlt", "Conflict");
     assert!(message.contains("keyvault delete vlt --force"), "{message}");
+    // No directory is no purge that was cut off.
+    let message = host.bad("keyvault purge vlt --yes", "Conflict");
+    assert!(message.contains("--force"), "{message}");
     host.good("keyvault delete vlt --force --yes");
     host.good(&format!(
         "keyvault create vlt --master-key-file {}",

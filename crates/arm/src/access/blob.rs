@@ -223,6 +223,8 @@ fn change(
     body: Zeroizing<Vec<u8>>,
 ) -> Result<TransferReply, BlobError> {
     let _turn = session.turn(conditions::are_any(head));
+    // It may be over since then.
+    session.check()?;
     let about = About::of(session, head);
     if conditions::check(head, about.current())? == Met::NotModified {
         return Ok(about.not_modified());
@@ -242,9 +244,13 @@ fn change(
         }
         Asked::Create(length) => {
             about.check_length(Some(*length))?;
+            request.digests.check(&body)?;
             (0..*length, Part::Zeros(*length))
         }
-        Asked::Clear(range) => (range.clone(), Part::Zeros(range.end - range.start)),
+        Asked::Clear(range) => {
+            request.digests.check(&body)?;
+            (range.clone(), Part::Zeros(range.end - range.start))
+        }
         Asked::Write(range) => {
             if body.len() as u64 != range.end - range.start {
                 return Err(BlobError::header("content-length"));

@@ -305,7 +305,7 @@ impl Session {
     }
 
     /// Refuses what is over: the next request opens another session, or is refused.
-    fn check(&self) -> Result<(), BlobError> {
+    pub(super) fn check(&self) -> Result<(), BlobError> {
         if let Some(refused) = self.end_without_keys() {
             return Err(refused.into());
         }

@@ -410,6 +410,7 @@ impl Served {
         let watch = StallWatch {
             state_dir: self.installation.state_dir().into(),
             attached_disk: attached_disk.clone(),
+            commands: supervision.attached.commands.clone(),
             event_hub: supervision.attached.event_hub.clone(),
             counted: supervision.keeping.counted().clone(),
         };

@@ -18,7 +18,7 @@ use crate::serve::event_hub::EventHub;
 use crate::serve::keeping::Counted;
 use crate::status::KeyState;
 use alarms::{Settings, Stall};
-use protocol::{IoCounters, Limits, OpCounters};
+use protocol::{Commands, IoCounters, Limits, OpCounters};
 
 /// How often it is looked at.
 const PERIOD: Duration = Duration::from_secs(3);
@@ -31,6 +31,7 @@ const LONGEST: u64 = 4 << 20;
 pub(crate) struct StallWatch {
     pub(crate) state_dir: PathBuf,
     pub(crate) attached_disk: Arc<AttachedDisk>,
+    pub(crate) commands: Arc<Commands>,
     pub(crate) event_hub: Arc<EventHub>,
     pub(crate) counted: Arc<Counted>,
 }
@@ -50,8 +51,14 @@ impl StallWatch {
         let offered = self.event_hub.status().offered;
         let mut shown = offered.and_then(|offered| offered.stall);
         let mut progress = Progress::default();
+        let mut last = Instant::now();
         loop {
             std::thread::sleep(PERIOD);
+            // Both were stopped perhaps, and the data plane has not had its turn yet.
+            if last.elapsed() > PERIOD * 3 {
+                progress = Progress::default();
+            }
+            last = Instant::now();
             let now = (Instant::now(), OffsetDateTime::now_utc());
             let stall = progress.look(self.counted().as_ref(), now, || self.patience());
             match (&shown, &stall) {
@@ -69,7 +76,9 @@ impl StallWatch {
     /// What the data plane has counted, unless it has a reason to wait that is told as something else.
     fn counted(&self) -> Option<IoCounters> {
         let is_revoked = self.event_hub.status().state == KeyState::KeyRevoked;
-        if is_revoked || !self.attached_disk.is_held() {
+        // One that ends flushes for as long as that takes, and one that has died is told of.
+        let is_gone = self.commands.is_ending() || self.commands.has_ended();
+        if is_revoked || is_gone || !self.attached_disk.is_held() {
             return None;
         }
         // Where nothing can be read nothing is known, and nothing is claimed.

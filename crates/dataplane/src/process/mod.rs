@@ -10,4 +10,5 @@ mod open;
 pub(crate) mod prepare;
 pub(crate) mod quiesce;
 pub(crate) mod serve;
+mod signs;
 pub(crate) mod vacant;

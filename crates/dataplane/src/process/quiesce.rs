@@ -7,6 +7,7 @@ use protocol::{Cargo, Command, CopyRequest, DataPlaneEnd, Discard, Received, Rep
 
 use crate::DataplaneError;
 use crate::disk::shared::{Extent, Shared};
+use crate::process::signs::alive_while;
 use crate::queue::quiesce::QuiescedQueues;
 use crate::vhost_user::handler::BlockHandler;
 
@@ -190,10 +191,10 @@ impl QuiescedDisk<'_> {
 pub(super) fn flush(shared: &Shared, release: Option<Duration>) -> Result<(), DataplaneError> {
     let mut io = open_to_flush(shared)?;
     let overwrite = shared.discard == Discard::Overwrite;
-    let flushed = match release {
+    let flushed = alive_while(&shared.counters, || match release {
         Some(patience) => io.flush_and_release(overwrite, patience),
         None => io.flush(),
-    };
+    });
     if io.has_failed() {
         // Blocks may stay marked that guests would wait for: the supervisor starts another process.
         log::error!("the ring of a flush has failed");

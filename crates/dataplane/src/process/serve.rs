@@ -25,6 +25,7 @@ use crate::disk::full_storage::StorageNews;
 use crate::disk::key::SharedKey;
 use crate::disk::shared::{Extent, Shared};
 use crate::inflight::InflightRegion;
+use crate::process::signs::alive_while;
 use crate::queue::pulse::{PERIOD, Watchdog};
 use crate::vhost_user::config_space::ConfigSpace;
 use crate::vhost_user::conversation::Conversation;
@@ -228,9 +229,11 @@ fn serve_disk(control: &DataPlaneEnd, confinement: Confinement) -> Result<(), Da
 /// back what was discarded. That takes no key, which may be revoked by now.
 fn last_flush(shared: &Shared) -> Result<(), DataplaneError> {
     let overwrite = shared.discard == Discard::Overwrite;
-    open_to_flush(shared)?
-        .flush_and_release(overwrite, LAST_RELEASE)
-        .map_err(DataplaneError::Flush)
+    let mut io = open_to_flush(shared)?;
+    alive_while(&shared.counters, || {
+        io.flush_and_release(overwrite, LAST_RELEASE)
+    })
+    .map_err(DataplaneError::Flush)
 }
 
 pub(crate) fn open_to_flush(shared: &Shared) -> Result<DiskIo, DataplaneError> {
