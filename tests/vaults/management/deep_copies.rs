@@ -360,6 +360,8 @@ fn a_deletion_ends_one_and_frees_its_source() {
         assert_eq!(source, (409, "OperationNotAllowed".into()));
         let deleted = client.ask(&format!("DELETE {}", at(thing)), None);
         assert_eq!(deleted.status, 200, "{deleted:?}");
+        // One that rests for a moment finds then that what it copied is gone.
+        ended(&managed, id);
         let told = status(&client, id);
         assert_eq!(told["status"], "Canceled", "{told}");
         assert_eq!(told["error"]["code"], "OperationPreempted", "{told}");
