@@ -16,8 +16,11 @@ const MODIFIED: &str = "if-modified-since";
 const UNMODIFIED: &str = "if-unmodified-since";
 const IF_RANGE: &str = "if-range";
 
+/// Whether a number satisfies a condition.
+type Holds = fn(u64) -> bool;
+
 /// What a sequence number is compared with: that of a disk is 0.
-const SEQUENCE: [(&str, fn(u64) -> bool); 3] = [
+const SEQUENCE: [(&str, Holds); 3] = [
     ("x-ms-if-sequence-number-le", |_| true),
     ("x-ms-if-sequence-number-lt", |wanted| wanted > 0),
     ("x-ms-if-sequence-number-eq", |wanted| wanted == 0),

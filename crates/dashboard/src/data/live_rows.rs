@@ -225,6 +225,8 @@ fn micros(seconds: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use serde_json::json;
 
     use super::*;
@@ -256,8 +258,8 @@ mod tests {
         shared.content().totals.extend([old, new, wrong]);
         // It has answered once: that is no rate.
         let row = DiskRow::unknown(Uuid::nil(), "/nowhere".into());
-        put(&shared, (2, 0), vec![row.clone()], &[row.clone()]);
-        assert_eq!(own(&shared, &[row.clone()]).len(), 1);
+        put(&shared, (2, 0), vec![row.clone()], slice::from_ref(&row));
+        assert_eq!(own(&shared, slice::from_ref(&row)).len(), 1);
         shared.content().elsewhere.insert(row.id);
         assert!(own(&shared, &[row]).is_empty(), "it is another one's");
         let totals = shared.content().totals.clone();
