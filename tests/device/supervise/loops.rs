@@ -60,6 +60,15 @@ fn limit_files(daemon: &Daemon, current: u64) {
     prlimit(attach, Resource::Nofile, limit).unwrap();
 }
 
+/// Waits until one more than the first has died, or could not be started.
+fn await_second_death(daemon: &Daemon) {
+    let end = Instant::now() + PATIENCE;
+    while !daemon.log().contains("another one is started in 250 ms") {
+        assert!(Instant::now() < end, "{}", daemon.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// A host that lacks what a process needs to start one.
 #[test]
 fn one_that_cannot_be_started_is_tried_again() {
@@ -77,12 +86,7 @@ fn one_that_cannot_be_started_is_tried_again() {
     }
     limit_files(&daemon, 4);
     kill(daemon.data_plane());
-    let end = Instant::now() + PATIENCE;
-    // One more than the death.
-    while !daemon.log().contains("another one is started in 250 ms") {
-        assert!(Instant::now() < end, "{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    await_second_death(&daemon);
     let queue = &mut frontend.queues[0];
     let pending = queue.begin_write(0, &[1; 512]);
     assert_eq!(queue.next_within(Duration::from_millis(300)), None);
@@ -216,11 +220,7 @@ fn one_that_served_nobody_is_tried_again_too() {
     settle(daemon.data_plane());
     limit_files(&daemon, 4);
     kill(daemon.data_plane());
-    let end = Instant::now() + PATIENCE;
-    while !daemon.log().contains("another one is started in 250 ms") {
-        assert!(Instant::now() < end, "{}", daemon.log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    await_second_death(&daemon);
     limit_files(&daemon, 4096);
     let mut frontend = daemon.connect();
     assert_goes_on(&mut frontend, 1);
