@@ -54,10 +54,7 @@ impl Work for DeepCopy {
     }
 
     fn share(&self) -> Share {
-        match self.is_attached {
-            true => Share::Watch,
-            false => Share::Copy,
-        }
+        Share::of_copy(self.is_attached)
     }
 
     fn perform(

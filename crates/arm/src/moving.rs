@@ -86,10 +86,7 @@ impl Work for Move {
     }
 
     fn share(&self) -> Share {
-        match self.is_attached {
-            true => Share::Watch,
-            false => Share::Copy,
-        }
+        Share::of_copy(self.is_attached)
     }
 
     fn perform(

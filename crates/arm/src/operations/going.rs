@@ -39,6 +39,14 @@ pub enum Share {
 }
 
 impl Share {
+    /// That of an operation for which the data of a disk or a snapshot is copied: by whoever has it attached, or by itself.
+    pub fn of_copy(is_attached: bool) -> Self {
+        match is_attached {
+            true => Self::Watch,
+            false => Self::Copy,
+        }
+    }
+
     /// So many at once; each has a thread.
     pub fn most(self) -> usize {
         match self {
