@@ -58,6 +58,12 @@ struct Chromedriver {
 
 impl Chromedriver {
     fn start() -> Self {
+        // It takes a free port of IPv4, then the same one of IPv6, and ends where another process has that.
+        let started = (0..10).find_map(|_| Self::on_a_free_port());
+        started.expect("a chromedriver that listens: above is what each one said")
+    }
+
+    fn on_a_free_port() -> Option<Self> {
         let mut process = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -67,15 +73,17 @@ impl Chromedriver {
         let mut said = BufReader::new(process.stdout.take().unwrap()).lines();
         let port = said.find_map(|line| {
             let line = line.unwrap();
+            println!("chromedriver: {line}");
             let (_, port) = line.split_once("successfully on port ")?;
             Some(port.trim_end_matches('.').parse().unwrap())
         });
+        let Some(port) = port else {
+            process.wait().unwrap();
+            return None;
+        };
         // Whatever else it says must not fill the pipe.
         std::thread::spawn(move || said.for_each(drop));
-        Self {
-            process,
-            port: port.expect("chromedriver says where it is"),
-        }
+        Some(Self { process, port })
     }
 }
 
