@@ -125,7 +125,8 @@ impl Own {
             Number::Next => self.last.wrapping_add(1),
             Number::Last => self.last,
             Number::Plus(n) => self.last.wrapping_add(u64::from(*n)),
-            Number::Checkpoint => self.last.next_multiple_of(1000),
+            // Numbers near the end of those that there are have none.
+            Number::Checkpoint => self.last.checked_next_multiple_of(1000).unwrap_or(u64::MAX),
             Number::Any(n) => *n,
         }
     }
