@@ -78,16 +78,13 @@ impl Fixture {
         let log = AuditLog::open(&dir.path().join("audit.db")).unwrap();
         let before = OffsetDateTime::UNIX_EPOCH + Duration::seconds(4);
         let mut rest = Vec::new();
-        let archived = log.read(|chain, db| {
-            for second in 0..8 {
-                let transaction = db.unchecked_transaction().unwrap();
-                chain.append(&transaction, &[record(second)]).unwrap();
-                transaction.commit().unwrap();
-            }
-            let archived = chain.archive(db, NAME, dir.path(), before, record(9));
-            write_export(db, chain, NAME, true, &mut rest).unwrap();
-            archived.unwrap().unwrap()
-        });
+        for second in 0..8 {
+            log.append(&record(second)).unwrap();
+        }
+        let archived = log.archive(NAME, dir.path(), before, record(9));
+        let archived = archived.unwrap().unwrap();
+        log.read(|chain, db| write_export(db, chain, NAME, true, &mut rest))
+            .unwrap();
         let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
         let public_key = AsDer::<PublicKeyX509Der<'_>>::as_der(key.public_key()).unwrap();
         Self {

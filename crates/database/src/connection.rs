@@ -96,6 +96,81 @@ impl Connection {
         })?;
         failed.map_or(Ok(()), Err)
     }
+
+    /// Has what is read until this is dropped be of one moment: in the transaction that is under way, or else in one to
+    /// read. Unlike that of [`Database::transaction`] it is never begun again, so that what is read may be passed on at
+    /// once. Nothing is to be changed in it.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn moment(&self) -> Result<Moment<'_>, Error> {
+        let is_own = !self.engine.is_in_transaction();
+        if is_own {
+            begin(self, Mode::Read)?;
+        }
+        Ok(Moment {
+            connection: self,
+            is_own,
+        })
+    }
+
+    /// Makes what is on disk as small as what it holds, where the engine does not see to that by itself. To be called
+    /// outside of a transaction.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is lost then.
+    pub fn shrink(&self) -> Result<(), Error> {
+        self.engine.shrink()
+    }
+
+    /// Puts what was committed into the database itself, and from now on after so many pages, where the engine keeps it in
+    /// a file beside that: the file stays small. To be called outside of a transaction.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is lost then.
+    pub fn limit_journal(&self, pages: u32) -> Result<(), Error> {
+        self.engine.limit_journal(pages)
+    }
+}
+
+/// Begins a transaction.
+fn begin(db: &Connection, mode: Mode) -> Result<(), Error> {
+    let mut patience = Patience::of(db.engine.patience());
+    while let Err(error) = db.engine.begin(mode) {
+        if !db.engine.is_repeatable() || !patience.wait() {
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Ends a transaction without a change.
+fn end(db: &Connection) {
+    if let Err(error) = db.engine.roll_back() {
+        log::error!("a transaction does not end: {error}");
+    }
+}
+
+/// What is read of a database at one moment: of [`Connection::moment`].
+pub struct Moment<'a> {
+    connection: &'a Connection,
+    is_own: bool,
+}
+
+impl Deref for Moment<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
+impl Drop for Moment<'_> {
+    fn drop(&mut self) {
+        if self.is_own {
+            end(self.connection);
+        }
+    }
 }
 
 /// An open database.
@@ -170,12 +245,7 @@ impl<D: Deref<Target = Database>> Held<D> {
     /// # Errors
     /// [`Error`].
     pub fn begin(database: D, mode: Mode) -> Result<Self, Error> {
-        let mut patience = Patience::of(database.engine.patience());
-        while let Err(error) = database.engine.begin(mode) {
-            if !database.engine.is_repeatable() || !patience.wait() {
-                return Err(error);
-            }
-        }
+        begin(&database, mode)?;
         Ok(Self {
             database,
             is_open: true,
@@ -198,10 +268,8 @@ impl<D: Deref<Target = Database>> Deref for Held<D> {
 
 impl<D: Deref<Target = Database>> Drop for Held<D> {
     fn drop(&mut self) {
-        if self.is_open
-            && let Err(error) = self.database.engine.roll_back()
-        {
-            log::error!("a transaction does not end: {error}");
+        if self.is_open {
+            end(&self.database);
         }
     }
 }

@@ -40,10 +40,19 @@ pub(crate) trait Engine: Send {
     /// Ends the transaction without a change.
     fn roll_back(&self) -> Result<(), Error>;
 
+    /// Whether a transaction is under way.
+    fn is_in_transaction(&self) -> bool;
+
     /// Whether the transaction that has ended last, or was not begun, failed only because somebody else was faster or
     /// the connection was lost, and has changed nothing: then it may succeed when it is run again.
     fn is_repeatable(&self) -> bool;
 
     /// How long that is done.
     fn patience(&self) -> Duration;
+
+    /// Makes what is on disk as small as what it holds, unless that is done anyway.
+    fn shrink(&self) -> Result<(), Error>;
+
+    /// Has a journal beside the database be taken over now, and after so many pages, if there is one.
+    fn limit_journal(&self, pages: u32) -> Result<(), Error>;
 }

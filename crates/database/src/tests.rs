@@ -226,6 +226,32 @@ fn nobody_changes_anything_while_somebody_is_alone() {
 }
 
 #[test]
+fn what_is_looked_at_is_of_one_moment_within_a_transaction_too() {
+    on_each(|place| {
+        let (db, other) = ((place.open)(), (place.open)());
+        add(&db, 1, "a").unwrap();
+        let moment = db.moment().unwrap();
+        assert_eq!(count(&moment), 1);
+        add(&other, 2, "b").unwrap();
+        assert_eq!(count(&moment.moment().unwrap()), 1);
+        assert_eq!(count(&moment), 1, "the inner one ends nothing");
+        drop(moment);
+        assert_eq!(count(&db), 2);
+        db.transaction(Mode::Write, |db| {
+            add(db, 3, "c")?;
+            let moment = db.moment()?;
+            assert_eq!(count(&moment), 3);
+            add(db, 4, "d")
+        })
+        .unwrap();
+        assert_eq!(count(&other), 4);
+        db.limit_journal(50).unwrap();
+        db.shrink().unwrap();
+        assert_eq!(count(&db), 4);
+    });
+}
+
+#[test]
 fn who_has_enough_gets_no_more() {
     on_each(|place| {
         let db = (place.open)();

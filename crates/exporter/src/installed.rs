@@ -189,7 +189,8 @@ impl Watcher {
         // The first attach makes it.
         let log = self.state_dir.join("audit.db");
         if log.exists() {
-            let last = last_record(&AuditLog::look_at_database(&log)?)?;
+            let database = AuditLog::look_at_database(&log)?;
+            let last = last_record(&database)?;
             seen.samples
                 .put(&metric::AUDIT_RECORDS, &["installation"], last as f64);
         }

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Installation, InstallationError};
+use database::Connection;
 use vault::VaultDatabase;
 use vault::audit::{
     Archives, AuditError, AuditLog, Entry, Pin, Report, last_record, verify_database, visit_records,
@@ -94,7 +95,7 @@ impl LogDatabase {
         mut visit: impl FnMut(Entry),
     ) -> Result<u64, InstallationError> {
         let (vault, own);
-        let db = if self.is_vault {
+        let db: &Connection = if self.is_vault {
             vault = VaultDatabase::look(&self.path)?;
             vault.connection()
         } else {

@@ -33,7 +33,9 @@ impl PostgresServer {
     /// PostgreSQL is installed.
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<PostgresServer>> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(&["fsync=off"])).as_ref()
+        // A vault has three connections, a test several vaults, and tests run side by side.
+        let settings = ["fsync=off", "max_connections=400"];
+        SHARED.get_or_init(|| Self::start(&settings)).as_ref()
     }
 
     /// Starts a server with settings besides; `None` where no PostgreSQL is installed.

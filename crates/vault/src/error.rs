@@ -6,8 +6,7 @@ use std::path::Path;
 use thiserror::Error;
 
 use crate::audit::AuditError;
-use database::OpenError;
-use database::sqlite::is_full;
+use database::{ErrorKind, OpenError};
 use keys::SealingError;
 
 /// The code of a refusal, named as Azure names it.
@@ -267,18 +266,46 @@ impl VaultError {
         self.code == VaultErrorCode::VaultNotFound && self.source.is_some()
     }
 
+    /// The same for somebody else whom it is told too, without what is beneath it.
+    pub(crate) fn again(&self) -> Self {
+        Self::new(self.code, self.message.clone())
+    }
+
     /// Whether the vault has failed because there is no room on its file system.
     pub fn is_no_space(&self) -> bool {
-        let Some(source) = self.source.as_deref() else {
-            return false;
-        };
-        let database = source.downcast_ref::<OpenError>();
-        let audit = source.downcast_ref::<AuditError>();
-        source
-            .downcast_ref::<rusqlite::Error>()
-            .is_some_and(is_full)
-            || database.is_some_and(OpenError::is_no_space)
+        let source = self.source.as_deref();
+        let open = source.and_then(|source| source.downcast_ref::<OpenError>());
+        let audit = source.and_then(|source| source.downcast_ref::<AuditError>());
+        self.database() == Some(ErrorKind::Full)
+            || open.is_some_and(OpenError::is_no_space)
             || audit.is_some_and(AuditError::is_no_space)
+    }
+
+    /// Whether a statement has failed. A transaction has come to nothing then in one engine and not in the other, and
+    /// nobody may decide anything by it.
+    pub(crate) fn is_of_statement(&self) -> bool {
+        // What is wrong with a row is seen when the statement is over.
+        self.database()
+            .is_some_and(|kind| kind != ErrorKind::Column)
+    }
+
+    /// Whether it is certain that the transaction that has failed with this changed nothing, though it was to be durable.
+    pub(crate) fn has_changed_nothing(&self) -> bool {
+        let kind = self.database();
+        matches!(kind, Some(ErrorKind::Overtaken | ErrorKind::Lost))
+    }
+
+    /// What the vault's database has said, if it has failed.
+    fn database(&self) -> Option<ErrorKind> {
+        let source = self.source.as_deref();
+        let mut beneath = source.map(|source| source as &(dyn std::error::Error + 'static));
+        while let Some(error) = beneath {
+            if let Some(found) = error.downcast_ref::<database::Error>() {
+                return Some(found.kind());
+            }
+            beneath = error.source();
+        }
+        None
     }
 }
 
@@ -290,22 +317,46 @@ pub(crate) fn is_there(path: &Path) -> Result<bool, VaultError> {
     })
 }
 
-impl From<rusqlite::Error> for VaultError {
-    fn from(source: rusqlite::Error) -> Self {
-        let what = match source.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DiskFull) => {
+/// What a failure of the database is for whoever asks the vault. That a server cannot be reached passes, as with a vault
+/// elsewhere.
+fn code_of(kind: ErrorKind) -> VaultErrorCode {
+    match kind {
+        ErrorKind::Lost | ErrorKind::Overtaken => VaultErrorCode::Unreachable,
+        ErrorKind::Unique
+        | ErrorKind::ForeignKey
+        | ErrorKind::Busy
+        | ErrorKind::Unknown
+        | ErrorKind::ReadOnly
+        | ErrorKind::Full
+        | ErrorKind::Column
+        | ErrorKind::Other => VaultErrorCode::Internal,
+    }
+}
+
+impl From<database::Error> for VaultError {
+    fn from(source: database::Error) -> Self {
+        let what = match source.kind() {
+            ErrorKind::Full => {
                 "there is no space left for the key vault's database; make room and try again"
+            }
+            ErrorKind::Lost => "the key vault's database cannot be reached, and nothing is changed",
+            ErrorKind::Overtaken => {
+                "others have changed the key vault's database all the time, and nothing is changed; try again"
             }
             _ => "the key vault's database could not be read or written",
         };
-        Self::caused(VaultErrorCode::Internal, what, source)
+        Self::caused(code_of(source.kind()), what, source)
     }
 }
 
 impl From<OpenError> for VaultError {
     fn from(source: OpenError) -> Self {
+        let code = match &source {
+            OpenError::Engine { source, .. } => code_of(source.kind()),
+            _ => VaultErrorCode::Internal,
+        };
         Self {
-            code: VaultErrorCode::Internal,
+            code,
             message: source.to_string(),
             source: Some(Box::new(source)),
         }
@@ -316,7 +367,7 @@ impl From<AuditError> for VaultError {
     fn from(source: AuditError) -> Self {
         let code = match source {
             AuditError::Tampered { .. } => VaultErrorCode::Tampered,
-            AuditError::Sqlite(source) => return source.into(),
+            AuditError::Database(source) => return source.into(),
             _ => VaultErrorCode::Internal,
         };
         Self {

@@ -20,6 +20,7 @@ mod master;
 mod names;
 mod network;
 mod permission;
+mod place;
 mod private_keys;
 mod refusal;
 pub mod remote;
@@ -40,7 +41,7 @@ pub use bundle::{AttributeChange, DeletedKey, JsonWebKey, KeyAttributes, KeyBund
 pub use caller::{CHECK_HEADER, Caller, DISK_HEADER, LAYER_HEADER, Origin, Purpose};
 pub use clock::{Clock, SystemClock, boot_instant, moment};
 
-pub use database::lacks_space;
+pub use database::{Connection, lacks_space};
 pub use embedded::{Due, EmbeddedVault, Resealed, Throttle};
 pub use error::{AzureError, VaultError, VaultErrorCode, Verdict};
 pub use key_id::KeyId;
@@ -54,6 +55,7 @@ pub use names::{
 };
 pub use network::{IpRule, NetworkRules};
 pub use permission::{KeyPermission, Permissions};
+pub use place::VaultPlace;
 pub use private_keys::{
     KeyType, NewPrivateKey, PrivateKey, PrivateKeyId, PrivateKeys, SoftwareKeys,
 };
@@ -66,7 +68,7 @@ pub use rsa_key::{KeyMaterial, KeySize, PrivateJwk, RsaComponents, RsaKey};
 pub use secret_file::{read_credential, read_secret_file};
 pub use seen::SeenRecords;
 pub use seen_key::SeenKey;
-pub use store::VaultDeletion;
+pub use store::{VAULT_APPLICATION_ID, VAULT_DATABASE, VAULT_POSTGRES_STEPS, VaultDeletion};
 pub use tags::Tags;
 pub use used::{KeyUsed, NAMED_DISKS};
 pub use vault_database::VaultDatabase;

@@ -1,10 +1,10 @@
 //! A vault's database by itself, where its master key is not at hand: what a backup looks at.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::Path;
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
-
+use database::{Connection, Database, Mode, params, sqlite};
 use time::OffsetDateTime;
 
 use super::master::{MasterKey, Slot};
@@ -12,11 +12,10 @@ use super::store::{self, VaultRow};
 use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings};
 use crate::embedded::{WHOLE_VAULT, busiest, puts_off};
 use crate::error::is_there;
-use database::sqlite;
 
-/// A `vault.db`.
+/// A `vault.db`, or what a server has of a vault.
 pub struct VaultDatabase {
-    db: Connection,
+    db: Database,
     row: VaultRow,
 }
 
@@ -27,7 +26,7 @@ impl VaultDatabase {
     /// [`VaultErrorCode::VaultNotFound`], [`VaultErrorCode::Internal`].
     pub fn open(path: &Path) -> Result<Self, VaultError> {
         must_be_there(path)?;
-        Self::of(sqlite::open(path, &store::SCHEMA)?, path)
+        Self::of(sqlite::open(path, &store::SCHEMA)?.into(), path.display())
     }
 
     /// As [`open`](Self::open) for who only looks: the database stays as it is, of an older version too,
@@ -37,22 +36,21 @@ impl VaultDatabase {
     /// As [`open`](Self::open).
     pub fn look(path: &Path) -> Result<Self, VaultError> {
         must_be_there(path)?;
-        Self::of(sqlite::open_as_it_is(path, &store::SCHEMA)?, path)
+        let db = sqlite::open_as_it_is(path, &store::SCHEMA)?;
+        Self::of(db.into(), path.display())
     }
 
-    /// Looks at a copy that nobody writes, without changing it.
+    /// The database of a vault on a server, which messages call `place`.
     ///
     /// # Errors
-    /// [`VaultErrorCode::Internal`].
-    pub fn open_copy(path: &Path) -> Result<Self, VaultError> {
-        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
-        Self::of(Connection::open_with_flags(path, flags)?, path)
+    /// As [`open`](Self::open), and [`VaultErrorCode::Unreachable`].
+    pub fn on_server(db: Database, place: &str) -> Result<Self, VaultError> {
+        Self::of(db, place)
     }
 
-    fn of(db: Connection, path: &Path) -> Result<Self, VaultError> {
-        let row = store::vault(&db)?.ok_or_else(|| {
-            VaultError::no_files(format!("{} is the database of no vault", path.display()))
-        })?;
+    fn of(db: Database, place: impl Display) -> Result<Self, VaultError> {
+        let none = || VaultError::no_files(format!("{place} is the database of no vault"));
+        let row = store::vault(&db)?.ok_or_else(none)?;
         Ok(Self { db, row })
     }
 
@@ -91,11 +89,8 @@ impl VaultDatabase {
     /// # Errors
     /// [`VaultErrorCode::Internal`].
     pub fn puts_off_purge(&self, now: OffsetDateTime) -> Result<bool, VaultError> {
-        let behavior = TransactionBehavior::Immediate;
-        let transaction = Transaction::new_unchecked(&self.db, behavior)?;
-        let is_put_off = puts_off(&transaction, WHOLE_VAULT, now)?;
-        transaction.commit()?;
-        Ok(is_put_off)
+        let db = &self.db;
+        db.transaction(Mode::Write, |db| puts_off(db, WHOLE_VAULT, now))
     }
 
     /// What the vault does with deleted keys.
@@ -115,9 +110,10 @@ impl VaultDatabase {
     pub fn newest_versions(&self) -> Result<BTreeMap<String, String>, VaultError> {
         let sql = "SELECT name, version FROM key_versions WHERE seq IN \
                    (SELECT max(seq) FROM key_versions GROUP BY name)";
-        let mut statement = self.db.prepare(sql)?;
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let newest = self.db.select(sql, &[], |row| {
+            Ok::<_, VaultError>((row.get::<String>(0)?, row.get::<String>(1)?))
+        })?;
+        Ok(newest.into_iter().collect())
     }
 
     /// The identity that is nearest to the vault's limit now, with how much of it is used up, in per cent; and how
@@ -136,11 +132,8 @@ impl VaultDatabase {
     /// [`VaultErrorCode::Internal`].
     pub fn has_version(&self, key: &str, version: Option<&str>) -> Result<bool, VaultError> {
         let sql = "SELECT 1 FROM key_versions WHERE name = ?1 COLLATE NOCASE \
-                   AND (?2 IS NULL OR version = ?2)";
-        let found = self
-            .db
-            .query_row(sql, (key, version), |_| Ok(()))
-            .optional()?;
+                   AND (version = ?2 OR ?2 IS NULL)";
+        let found: Option<i64> = self.db.value(sql, params![key, version])?;
         Ok(found.is_some())
     }
 
@@ -151,11 +144,8 @@ impl VaultDatabase {
     pub fn was_purged(&self, key: &str) -> Result<bool, VaultError> {
         let sql = "SELECT 1 FROM audit WHERE operation = 'KeyPurge' AND code IS NULL \
                    AND key = ? COLLATE NOCASE";
-        Ok(self
-            .db
-            .query_row(sql, [key], |_| Ok(()))
-            .optional()?
-            .is_some())
+        let found: Option<i64> = self.db.value(sql, params![key])?;
+        Ok(found.is_some())
     }
 
     /// Where the vault expects its master key, in a few words.
@@ -177,7 +167,7 @@ impl VaultDatabase {
     /// # Errors
     /// [`VaultErrorCode::Internal`].
     pub fn expect_master_beside(&self) -> Result<(), VaultError> {
-        self.db.execute("UPDATE vault SET master = NULL", [])?;
+        self.db.execute("UPDATE vault SET master = NULL", &[])?;
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use crate::cli::files::in_file;
 use crate::cli::output::size_cell;
 use crate::cli::{CliError, Context, Tabular};
 use installation::Installation;
+use vault::Connection;
 use vault::audit::{Archived, AuditError, AuditRecord, Chain, Space};
 
 /// Arguments of `audit archive`.
@@ -50,24 +51,24 @@ impl Log {
         }
     }
 
-    fn status(&self, installation: &Installation) -> Result<StatusView, CliError> {
+    /// How the log is; `None` where its room is that of a server.
+    fn status(&self, installation: &Installation) -> Result<Option<StatusView>, CliError> {
         let own = installation.state_dir().join("audit.db");
         let (path, reserve) = match self {
             Self::Vault(vault) => (vault.database(), vault.reserve_size()),
-            Self::Installation(log) => (own.as_path(), log.reserve_size()),
+            Self::Installation(log) => (Some(own.as_path()), log.reserve_size()),
         };
-        let count = |chain: &Chain, db: &_| -> Result<(u64, u64, usize), AuditError> {
-            let open = chain.counters(db)?.iter().filter(|c| c.count > 0).count();
-            Ok((chain.last(db)?, chain.archived(db)?, open))
+        let Some(path) = path else {
+            return Ok(None);
         };
         let (last, archived, counting) = match self {
-            Self::Vault(vault) => vault.read_audit(count),
-            Self::Installation(log) => log.read(count),
+            Self::Vault(vault) => vault.read_audit(|chain, db| count(chain, db)),
+            Self::Installation(log) => log.read(|chain, db| count(chain, db)),
         }?;
         let wal = path.with_extension("db-wal");
         let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
         let space = Space::at(path).map_err(|e| in_file(path, &e))?;
-        Ok(StatusView {
+        Ok(Some(StatusView {
             log: self.name(),
             records: last - archived,
             archived,
@@ -77,8 +78,14 @@ impl Log {
             reserve_bytes: reserve,
             low: space.is_low(),
             space,
-        })
+        }))
     }
+}
+
+/// The number of the last record, and of the last one that was archived, and how many counters have counted something.
+fn count(chain: &Chain, db: &Connection) -> Result<(u64, u64, usize), AuditError> {
+    let open = chain.counters(db)?.iter().filter(|c| c.count > 0).count();
+    Ok((chain.last(db)?, chain.archived(db)?, open))
 }
 
 /// How a log is.
@@ -179,7 +186,7 @@ pub(super) fn status(context: &Context, args: &StatusArgs) -> Result<(), CliErro
     let installation = context.installation()?;
     let mut views = Vec::new();
     for (_, log) in logs(&installation, &args.which)? {
-        views.push(log?.status(&installation)?);
+        views.extend(log?.status(&installation)?);
     }
     context.output.lines(&views)?;
     let Some(low) = views.iter().find(|view| view.low) else {

@@ -8,6 +8,7 @@ use super::export::{ExportArgs, export};
 use super::log::{Log, WhichArgs, logs};
 use super::verify::{VerifyArgs, verify};
 use crate::cli::{CliError, Context};
+use vault::Connection;
 use vault::audit::{AuditError, Chain, Counter, Entry};
 
 /// Arguments of `audit`.
@@ -76,25 +77,31 @@ impl Log {
         after: u64,
         last: Option<u64>,
     ) -> Result<(Vec<Entry>, Vec<Counter>), AuditError> {
-        let read = |chain: &Chain, db: &_| {
-            let after = match last {
-                Some(last) => after.max(chain.last(db)?.saturating_sub(last)),
-                None => after,
-            };
-            let mut entries = Vec::new();
-            chain.for_each(db, after, |entry| {
-                entries.push(entry);
-                Ok::<_, AuditError>(())
-            })?;
-            let mut counters = chain.counters(db)?;
-            counters.retain(|counter| counter.count > 0);
-            Ok((entries, counters))
-        };
         match self {
-            Self::Vault(vault) => vault.read_audit(read),
-            Self::Installation(log) => log.read(read),
+            Self::Vault(vault) => vault.read_audit(|chain, db| read(chain, db, after, last)),
+            Self::Installation(log) => log.read(|chain, db| read(chain, db, after, last)),
         }
     }
+}
+
+fn read(
+    chain: &Chain,
+    db: &Connection,
+    after: u64,
+    last: Option<u64>,
+) -> Result<(Vec<Entry>, Vec<Counter>), AuditError> {
+    let after = match last {
+        Some(last) => after.max(chain.last(db)?.saturating_sub(last)),
+        None => after,
+    };
+    let mut entries = Vec::new();
+    chain.for_each(db, after, |entry| {
+        entries.push(entry);
+        Ok::<_, AuditError>(())
+    })?;
+    let mut counters = chain.counters(db)?;
+    counters.retain(|counter| counter.count > 0);
+    Ok((entries, counters))
 }
 
 pub fn run(context: &Context, args: AuditArgs) -> Result<(), CliError> {

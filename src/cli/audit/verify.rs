@@ -12,7 +12,7 @@ use super::log::{Log, WhichArgs, logs};
 use crate::cli::files::in_file;
 use crate::cli::{CliError, Context, Tabular};
 use vault::VaultErrorCode;
-use vault::audit::{Archives, AuditError, Chain, Pin, Report, export_start, pins};
+use vault::audit::{Archives, AuditError, Pin, Report, export_start, pins};
 
 #[derive(Args)]
 pub(super) struct VerifyArgs {
@@ -32,10 +32,16 @@ pub(super) struct VerifyArgs {
 impl Log {
     fn verify(&self, pins: &[Pin], archives: &mut Archives) -> Result<Report, AuditError> {
         let name = self.name();
-        let verify = |chain: &Chain, db: &_| chain.verify_behind(db, &name, pins, archives);
         let (report, older) = match self {
-            Self::Vault(vault) => (vault.read_audit(verify), vault.older()),
-            Self::Installation(log) => (log.read(verify), log.older()),
+            Self::Vault(vault) => {
+                let read =
+                    vault.read_audit(|chain, db| chain.verify_behind(db, &name, pins, archives));
+                (read, vault.older())
+            }
+            Self::Installation(log) => {
+                let read = log.read(|chain, db| chain.verify_behind(db, &name, pins, archives));
+                (read, log.older())
+            }
         };
         let mut report = report?;
         report.finding = report.finding.or_else(|| older.cloned());

@@ -308,12 +308,25 @@ impl Engine for Postgres {
         }
     }
 
+    fn is_in_transaction(&self) -> bool {
+        self.open.get().is_some()
+    }
+
     fn is_repeatable(&self) -> bool {
         self.is_repeatable.get()
     }
 
     fn patience(&self) -> Duration {
         self.address.patience
+    }
+
+    fn shrink(&self) -> Result<(), Error> {
+        // The server does so when it is time (autovacuum).
+        Ok(())
+    }
+
+    fn limit_journal(&self, _pages: u32) -> Result<(), Error> {
+        Ok(())
     }
 }
 

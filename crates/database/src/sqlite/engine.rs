@@ -93,6 +93,10 @@ impl Engine for Sqlite {
         self.execute("ROLLBACK", &[]).map(drop)
     }
 
+    fn is_in_transaction(&self) -> bool {
+        !self.0.is_autocommit()
+    }
+
     fn is_repeatable(&self) -> bool {
         // Whoever changes something has waited for the one before, and is alone.
         false
@@ -100,6 +104,24 @@ impl Engine for Sqlite {
 
     fn patience(&self) -> Duration {
         Duration::ZERO
+    }
+
+    fn shrink(&self) -> Result<(), Error> {
+        let done = self
+            .0
+            .execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);");
+        done.map_err(|error| failed(&error))
+    }
+
+    fn limit_journal(&self, pages: u32) -> Result<(), Error> {
+        let done = self
+            .0
+            .pragma_update(None, "wal_autocheckpoint", pages)
+            .and_then(|()| {
+                self.0
+                    .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            });
+        done.map_err(|error| failed(&error))
     }
 }
 

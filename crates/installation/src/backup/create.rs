@@ -13,6 +13,7 @@ use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use database::Database;
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OpenFlags};
 use rustix::fs::{FlockOperation, flock};
@@ -299,7 +300,7 @@ impl Sources {
             let sha256 = hashing.hex();
             file.rewind().map_err(BackupError::io("read", &copy))?;
             let keys = match snapshot.kind {
-                ItemKind::Vault => VaultDatabase::open_copy(&copy)?.newest_versions()?,
+                ItemKind::Vault => VaultDatabase::look(&copy)?.newest_versions()?,
                 _ => BTreeMap::new(),
             };
             let item = Item {
@@ -324,7 +325,7 @@ impl Sources {
     fn list_archived(&mut self, copy: &Path, log: &str) -> Result<(), BackupError> {
         let db = Connection::open_with_flags(copy, OpenFlags::SQLITE_OPEN_READ_ONLY)
             .map_err(BackupError::database(copy))?;
-        let kept = audit::kept(&db, log)?.into_iter();
+        let kept = audit::kept(&Database::from(db), log)?.into_iter();
         self.archived
             .extend(kept.map(|kept| ArchivedPart::new(log, kept)));
         Ok(())

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use database::Connection;
 use uuid::Uuid;
 
 use super::archived::ArchivedPart;

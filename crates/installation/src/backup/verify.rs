@@ -239,7 +239,7 @@ impl<'a> Look<'a> {
     }
 
     /// Verifies the audit log in a database.
-    fn chain(&mut self, item: &Item, db: &Connection) -> Result<Report, String> {
+    fn chain(&mut self, item: &Item, db: &database::Connection) -> Result<Report, String> {
         let name = item.log().unwrap_or_default();
         let report = self.chains.log(db, &name, self.pins)?;
         match &report.finding {

@@ -18,15 +18,15 @@ use std::io::{BufReader, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use database::{Connection, Database, Mode, params};
 use time::OffsetDateTime;
 
 use super::archives::verify_segment;
 use super::chain::Chain;
 use super::encoding::{Hash, number, text};
-use super::entry::LogId;
+use super::entry::{LogId, StoredEntry};
 use super::line::{Line, write_line};
-use super::segment::{Segment, base, read};
+use super::segment::{Segment, base, read_with_files};
 use super::store;
 use super::{AuditError, AuditRecord};
 use keys::Hashing;
@@ -67,7 +67,7 @@ impl Chain {
     /// records do not verify: they stay where they are, to be looked at.
     pub fn archive(
         &self,
-        db: &Connection,
+        db: &Database,
         name: &str,
         dir: &Path,
         before: OffsetDateTime,
@@ -81,7 +81,7 @@ impl Chain {
         self.remove_segment(db, &archived, record)?;
         // What is removed leaves room in the database's file; that it becomes smaller is a courtesy,
         // for which there may be no room.
-        if let Err(e) = db.execute_batch("VACUUM; PRAGMA wal_checkpoint(TRUNCATE);") {
+        if let Err(e) = db.shrink() {
             log::warn!("the database of the log {name} keeps its size: {e}");
         }
         Ok(Some(archived))
@@ -96,7 +96,7 @@ impl Chain {
         now: OffsetDateTime,
     ) -> Result<Option<Archived>, AuditError> {
         // One moment of a log that others append to.
-        let snapshot = db.unchecked_transaction()?;
+        let snapshot = db.moment()?;
         let (last_archived, previous) = base(&snapshot)?;
         let first = last_archived + 1;
         let stem = stem(name, first);
@@ -127,9 +127,10 @@ impl Chain {
         let segment = segment.sign(&self.signer, self.log_id())?;
         let file = dir.join(file_name(&stem, last));
         let part = file.with_extension("part");
-        let written = self
-            .write_file(&snapshot, name, &segment, &part)
-            .and_then(|()| self.verified(&part));
+        let written = self.write_file(&snapshot, name, &segment, &part);
+        // What is written is looked at without keeping a server waiting.
+        drop(snapshot);
+        let written = written.and_then(|()| self.verified(&part));
         let (_, sha256) = written.inspect_err(|_| {
             // What is worth nothing takes no room.
             let _ = fs::remove_file(&part);
@@ -208,7 +209,7 @@ impl Chain {
 
     fn remove_segment(
         &self,
-        db: &Connection,
+        db: &Database,
         archived: &Archived,
         mut record: AuditRecord,
     ) -> Result<(), AuditError> {
@@ -220,51 +221,50 @@ impl Chain {
             time,
             signature,
         } = &archived.segment;
-        let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
-        let (at, before) = base(&transaction)?;
-        let sql = "SELECT hash FROM audit WHERE seq = ?";
-        let stored: Option<Vec<u8>> = transaction
-            .query_row(sql, [number(*last)?], |row| row.get(0))
-            .optional()?;
-        if (at + 1, &before) != (*first, previous) || stored.as_deref() != Some(hash.as_slice()) {
-            return Err(AuditError::SegmentTaken {
-                path: archived.file.clone(),
-                what: "it does not fit to what the log has: it was archived at the same time, or from \
-                       a state of the log that was lost since"
-                    .into(),
-            });
-        }
-        transaction.execute(
-            "INSERT INTO audit_segments (first, last, previous, hash, time, signature, file, sha256) \
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            params![
-                number(*first)?,
-                number(*last)?,
-                previous.as_slice(),
-                hash.as_slice(),
-                time,
-                signature,
-                archived.file.to_str(),
-                archived.sha256,
-            ],
-        )?;
-        for table in ["audit", "audit_checkpoints"] {
-            transaction.execute(
-                &format!("DELETE FROM {table} WHERE seq <= ?"),
-                [number(*last)?],
-            )?;
-        }
         record.event.detail = Some(format!(
             "records {first} to {last} to {}",
             archived.file.display()
         ));
-        self.append(&transaction, &[record])?;
-        Ok(transaction.commit()?)
+        let record = [record];
+        db.transaction(Mode::Write, |db| {
+            // Another host may be archiving, too.
+            store::lock(db)?;
+            let (at, before) = base(db)?;
+            let sql = "SELECT hash FROM audit WHERE seq = ?";
+            let stored: Option<Vec<u8>> = db.value(sql, params![number(*last)?])?;
+            if (at + 1, &before) != (*first, previous) || stored.as_deref() != Some(hash.as_slice()) {
+                return Err(AuditError::SegmentTaken {
+                    path: archived.file.clone(),
+                    what: "it does not fit to what the log has: it was archived at the same time, or from \
+                           a state of the log that was lost since"
+                        .into(),
+                });
+            }
+            db.execute(
+                "INSERT INTO audit_segments (first, last, previous, hash, time, signature, file, sha256) \
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                params![
+                    number(*first)?,
+                    number(*last)?,
+                    previous,
+                    hash,
+                    time,
+                    signature.as_slice(),
+                    archived.file.to_str(),
+                    archived.sha256,
+                ],
+            )?;
+            for table in ["audit", "audit_checkpoints"] {
+                let sql = format!("DELETE FROM {table} WHERE seq <= ?");
+                db.execute(&sql, params![number(*last)?])?;
+            }
+            self.append(db, &record)
+        })
     }
 }
 
-/// Holds a directory against others that archive into it, where its file system has locks.
-fn lock(dir: &Path) -> Result<File, AuditError> {
+/// Holds a directory against others on this host that do so too, where its file system has locks.
+pub(super) fn lock(dir: &Path) -> Result<File, AuditError> {
     use rustix::fs::{FlockOperation, flock};
     let lock = File::open(dir).map_err(|e| io_error("open", dir, e))?;
     if let Err(e) = flock(&lock, FlockOperation::LockExclusive) {
@@ -288,11 +288,8 @@ fn file_name(stem: &str, last: u64) -> String {
 /// [`AuditError`].
 pub fn kept(db: &Connection, name: &str) -> Result<Vec<Kept>, AuditError> {
     let log = store::exported(db, name)?.log;
-    let mut statement = db.prepare("SELECT file, sha256 FROM audit_segments ORDER BY first")?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let files: Vec<(Option<String>, Option<String>)> = rows.collect::<Result<_, _>>()?;
-    let segments = read(db)?.into_iter().zip(files);
-    let kept = segments.map(|(segment, (file, sha256))| Kept {
+    let segments = read_with_files(db)?.into_iter();
+    let kept = segments.map(|(segment, file, sha256)| Kept {
         log,
         name: file_name(&stem(name, segment.first), segment.last),
         segment,
@@ -305,22 +302,24 @@ pub fn kept(db: &Connection, name: &str) -> Result<Vec<Kept>, AuditError> {
 /// The last record that is from before that time, with all that are before it.
 fn last_before(db: &Connection, before: OffsetDateTime) -> Result<Option<(u64, Hash)>, AuditError> {
     use time::format_description::well_known::Rfc3339;
-    let mut statement = db.prepare("SELECT seq, time, hash FROM audit ORDER BY seq")?;
-    let mut rows = statement.query([])?;
-    let mut last = None;
-    while let Some(row) = rows.next()? {
-        let time: String = row.get(1)?;
-        // Where a clock was set back, what is behind the first newer record stays with it.
-        if !OffsetDateTime::parse(&time, &Rfc3339).is_ok_and(|time| time < before) {
-            break;
+    let mut last: Option<(u64, Hash)> = None;
+    loop {
+        let after = last.map_or(0, |(seq, _)| seq);
+        let page = store::page(db, after, i64::MAX.unsigned_abs())?;
+        if page.is_empty() {
+            return Ok(last);
         }
-        let hash: Vec<u8> = row.get(2)?;
-        let hash = hash
-            .try_into()
-            .map_err(|_| AuditError::tampered("the hash of a record is none"))?;
-        last = Some((row.get::<_, i64>(0)?.cast_unsigned(), hash));
+        for StoredEntry { entry, hash } in page {
+            // Where a clock was set back, what is behind the first newer record stays with it.
+            let time = OffsetDateTime::parse(&entry.time, &Rfc3339);
+            if !time.is_ok_and(|time| time < before) {
+                return Ok(last);
+            }
+            let hash: Result<Hash, _> = hash.try_into();
+            let hash = hash.map_err(|_| AuditError::tampered("the hash of a record is none"))?;
+            last = Some((entry.seq, hash));
+        }
     }
-    Ok(last)
 }
 
 /// A segment that an earlier run has completed and not removed from the log.

@@ -1,19 +1,21 @@
-//! A log's chain, in an SQLite database, beside whatever else that database holds.
+//! A log's chain, in a database, beside whatever else that holds.
 
 use std::sync::{Mutex, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use database::{Connection, params};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::counter::{self, Counter};
+use super::counter::{self, Counter, Counters};
 use super::encoding::{Hash, text};
 use super::entry::{Entry, GENESIS, Head, LogId, is_checkpoint};
 use super::event::Event;
 use super::line::ExportedLog;
 use super::record::{AuditRecord, Counted};
 use super::signer::{PublicKey, Purpose, Signer};
-use super::store::{insert, read_head, stored, write_checkpoint, write_head};
+use super::store::{
+    insert, lock, read_head, read_head_with_counters, stored, write_checkpoint, write_head,
+};
 use super::{AuditError, segment};
 use keys::SealingKey;
 
@@ -26,6 +28,15 @@ pub struct Chain {
     /// The last head whose signature was made or verified here. One that is the same in every byte needs
     /// no verification again.
     signed: Mutex<Option<Head>>,
+}
+
+/// The end of a chain within a transaction that appends.
+struct End {
+    /// The number and the hash of the last record.
+    last: (u64, Hash),
+    /// The records that were put behind what is stored, with their hashes.
+    new: Vec<(Entry, Hash)>,
+    counters: Counters,
 }
 
 impl Chain {
@@ -45,10 +56,19 @@ impl Chain {
             .seal(&associated(log, &public_key), &secret)
             .map_err(AuditError::Key)?;
         let created = text(now)?;
-        db.execute(
-            "INSERT INTO audit_log VALUES (1, ?, ?, ?, ?)",
-            params![log.to_string(), created, public_key.0, sealed],
+        // Where another host makes the log at the same time, PostgreSQL has this run again, and its log is found then.
+        let made = db.execute(
+            "INSERT INTO audit_log VALUES (1, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            params![
+                log.to_string(),
+                created,
+                public_key.0.as_slice(),
+                sealed.as_slice()
+            ],
         )?;
+        if made == 0 {
+            return Err(AuditError::tampered("there is another log in its place"));
+        }
         let chain = Self {
             log,
             created,
@@ -75,14 +95,12 @@ impl Chain {
     /// than `sealing`.
     pub fn load(db: &Connection, sealing: &SealingKey) -> Result<Option<Self>, AuditError> {
         let sql = "SELECT log_id, created, public_key, sealed_key FROM audit_log";
-        let columns = |row: &Row<'_>| {
-            let id: String = row.get(0)?;
-            let created: String = row.get(1)?;
-            let key: Vec<u8> = row.get(2)?;
-            Ok((id, created, key, row.get::<_, Vec<u8>>(3)?))
-        };
-        let Some((id, created, public_key, sealed)) = db.query_row(sql, [], columns).optional()?
-        else {
+        let found = db.first(sql, &[], |row| {
+            let (id, created): (String, String) = (row.get(0)?, row.get(1)?);
+            let (key, sealed): (Vec<u8>, Vec<u8>) = (row.get(2)?, row.get(3)?);
+            Ok::<_, AuditError>((id, created, key, sealed))
+        })?;
+        let Some((id, created, public_key, sealed)) = found else {
             return Ok(None);
         };
         let log = Uuid::parse_str(&id).map_err(|_| AuditError::tampered("its id is none"))?;
@@ -110,13 +128,14 @@ impl Chain {
         new: &SealingKey,
     ) -> Result<(), AuditError> {
         let sql = "SELECT sealed_key FROM audit_log";
-        let sealed: Vec<u8> = db.query_row(sql, [], |row| row.get(0))?;
+        let sealed: Vec<u8> = db.the_value(sql, &[])?;
         let bound = associated(self.log, &self.public_key);
         let secret = old
             .open(&bound, &sealed)
             .map_err(|_| AuditError::tampered("its signing key was exchanged"))?;
         let sealed = new.seal(&bound, &secret).map_err(AuditError::Key)?;
-        db.execute("UPDATE audit_log SET sealed_key = ?", [sealed])?;
+        let sql = "UPDATE audit_log SET sealed_key = ?";
+        db.execute(sql, params![sealed.as_slice()])?;
         Ok(())
     }
 
@@ -145,8 +164,8 @@ impl Chain {
         &self.public_key
     }
 
-    /// Appends records and signs the new head, in the caller's transaction, which must hold the
-    /// database's write lock from its beginning (`BEGIN IMMEDIATE`).
+    /// Appends records and signs the new head, in the caller's transaction, which is one to change something
+    /// ([`Mode::Write`](database::Mode::Write)).
     ///
     /// # Errors
     /// [`AuditError::Tampered`] when the head is not one that this log signed: a chain that
@@ -174,30 +193,32 @@ impl Chain {
         records: &[Counted],
         now: OffsetDateTime,
     ) -> Result<(), AuditError> {
-        let head = self.head(db)?;
-        let mut end = (head.seq, head.hash);
-        for counter in counter::overdue(db, now)? {
+        lock(db)?;
+        let mut end = self.end(db)?;
+        for counter in end.counters.overdue(now) {
             match counter.count {
-                0 => counter::close(db, counter.id)?,
+                0 => end.counters.close(counter.id),
                 _ => self.put_counter(db, &mut end, &counter, now)?,
             }
         }
         for Counted { record, window } in records {
-            if window.is_some() && counter::count(db, record)? {
+            if window.is_some() && end.counters.count(record)? {
                 continue;
             }
             // What was counted beside it came before it.
-            for counter in counter::beside(db, record)? {
+            for counter in end.counters.beside(record) {
                 self.put_counter(db, &mut end, &counter, now)?;
             }
             self.put(db, &mut end, entry(record)?)?;
             if let Some(window) = window {
-                counter::open(db, record, *window)?;
+                end.counters.open(record, *window);
             }
         }
-        let counters = counter::digest(self.log, &counter::read(db)?);
-        let purpose = Purpose::Head;
-        let head = Head::sign(&self.signer, purpose, self.log, end, counters, &text(now)?)?;
+        insert(db, &end.new)?;
+        end.counters.write(db)?;
+        let counters = end.counters.digest(self.log);
+        let (purpose, time) = (Purpose::Head, text(now)?);
+        let head = Head::sign(&self.signer, purpose, self.log, end.last, counters, &time)?;
         write_head(db, &head)?;
         self.remember(head);
         Ok(())
@@ -224,7 +245,7 @@ impl Chain {
     /// # Errors
     /// [`AuditError`].
     pub fn has_overdue(&self, db: &Connection, now: OffsetDateTime) -> Result<bool, AuditError> {
-        Ok(!counter::overdue(db, now)?.is_empty())
+        counter::has_overdue(db, now)
     }
 
     /// The counters that are open.
@@ -238,7 +259,7 @@ impl Chain {
     fn put_counter(
         &self,
         db: &Connection,
-        end: &mut (u64, Hash),
+        end: &mut End,
         counter: &Counter,
         now: OffsetDateTime,
     ) -> Result<(), AuditError> {
@@ -251,39 +272,40 @@ impl Chain {
             },
         };
         self.put(db, end, entry)?;
-        counter::restart(db, counter.id, now)
-    }
-
-    /// Puts an entry behind the `end` of the chain, which is its number and hash then.
-    fn put(
-        &self,
-        db: &Connection,
-        end: &mut (u64, Hash),
-        mut entry: Entry,
-    ) -> Result<(), AuditError> {
-        entry.seq = end.0 + 1;
-        *end = (entry.seq, entry.hash(self.log, &end.1));
-        insert(db, &entry, &end.1)?;
-        if is_checkpoint(entry.seq) {
-            let (purpose, time) = (Purpose::Checkpoint, &entry.time);
-            let checkpoint = Head::sign(&self.signer, purpose, self.log, *end, None, time)?;
-            write_checkpoint(db, &checkpoint)?;
-        }
+        end.counters.restart(counter.id, now);
         Ok(())
     }
 
-    /// The signed head, when it is one.
-    fn head(&self, db: &Connection) -> Result<Head, AuditError> {
-        let head =
-            read_head(db, self.log)?.ok_or_else(|| AuditError::tampered("its head is missing"))?;
-        if self.is_remembered(&head) {
-            return Ok(head);
+    /// Puts an entry behind the end of the chain.
+    fn put(&self, db: &Connection, end: &mut End, mut entry: Entry) -> Result<(), AuditError> {
+        let (seq, previous) = end.last;
+        entry.seq = seq + 1;
+        end.last = (entry.seq, entry.hash(self.log, &previous));
+        if is_checkpoint(entry.seq) {
+            let (purpose, time) = (Purpose::Checkpoint, &entry.time);
+            let checkpoint = Head::sign(&self.signer, purpose, self.log, end.last, None, time)?;
+            write_checkpoint(db, &checkpoint)?;
         }
-        if !head.is_signed(&self.public_key, Purpose::Head, self.log) {
-            return Err(AuditError::tampered("its head has no valid signature"));
+        end.new.push((entry, end.last.1));
+        Ok(())
+    }
+
+    /// The end that is stored, when its signature holds.
+    fn end(&self, db: &Connection) -> Result<End, AuditError> {
+        let found = read_head_with_counters(db, self.log)?;
+        let (head, counters) = found.ok_or_else(|| AuditError::tampered("its head is missing"))?;
+        let end = End {
+            last: (head.seq, head.hash),
+            new: Vec::new(),
+            counters: Counters::of(counters),
+        };
+        if !self.is_remembered(&head) {
+            if !head.is_signed(&self.public_key, Purpose::Head, self.log) {
+                return Err(AuditError::tampered("its head has no valid signature"));
+            }
+            self.remember(head);
         }
-        self.remember(head.clone());
-        Ok(head)
+        Ok(end)
     }
 
     fn is_remembered(&self, head: &Head) -> bool {

@@ -6,8 +6,10 @@
 //! when. The rows are covered by the signed head: who can only write the database can no more change
 //! a count than a record.
 
+use std::collections::BTreeSet;
+
 use aws_lc_rs::digest::{Context, SHA256};
-use rusqlite::{Connection, Row, ToSql, params, params_from_iter};
+use database::{Connection, Row, ToValue, Value, params};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -38,7 +40,7 @@ CREATE INDEX audit_open_of ON audit_open (caller, operation);
 ";
 
 /// Counters at a time, at most; what would need another one is recorded each time.
-const MAX_COUNTERS: i64 = 4096;
+const MAX_COUNTERS: usize = 4096;
 
 /// A counter that is not closed yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,6 +86,41 @@ impl Counter {
         let counted = last.split_once(" more from ");
         let count = counted.and_then(|(count, _)| count.parse().ok());
         count.unwrap_or(1)
+    }
+
+    /// Whether it counts what is of that kind. Its own detail is that of the first one.
+    fn is_of(&self, kind: &Event) -> bool {
+        told_apart_by(&self.event) == told_apart_by(kind)
+    }
+
+    fn insert(&self, db: &Connection) -> Result<(), AuditError> {
+        let sql = format!(
+            "INSERT INTO audit_open ({}, id, count, first, last, closes, \"window\") \
+             VALUES ({}, ?, ?, ?, ?, ?, ?)",
+            event::COLUMNS,
+            event::PARAMETERS
+        );
+        let own = [
+            self.id.to_value(),
+            Value::Integer(self.count.cast_signed()),
+            self.first.to_value(),
+            self.last.to_value(),
+            self.closes.to_value(),
+            self.window.to_value(),
+        ];
+        let values: Vec<_> = self.event.values().into_iter().chain(own).collect();
+        db.execute(&sql, &values)?;
+        Ok(())
+    }
+
+    fn update(&self, db: &Connection) -> Result<(), AuditError> {
+        let sql = "UPDATE audit_open SET count = ?, first = ?, last = ?, closes = ? WHERE id = ?";
+        let count = self.count.cast_signed();
+        db.execute(
+            sql,
+            params![count, self.first, self.last, self.closes, self.id],
+        )?;
+        Ok(())
     }
 
     fn hash_into(&self, hash: &mut Context) {
@@ -135,126 +172,160 @@ fn kind(record: &AuditRecord) -> Event {
     }
 }
 
-/// The counters, in the order in which they were opened.
-pub(super) fn read(db: &Connection) -> Result<Vec<Counter>, AuditError> {
-    select(db, "1", [])
-}
-
-/// Those that are to be recorded at `now`.
-pub(super) fn overdue(db: &Connection, now: OffsetDateTime) -> Result<Vec<Counter>, AuditError> {
-    select(db, "closes <= ?", [micros(now)])
-}
-
-/// Those of the same caller and key that have counted something.
-pub(super) fn beside(db: &Connection, record: &AuditRecord) -> Result<Vec<Counter>, AuditError> {
-    let condition = "caller = ? AND key IS ? AND count > 0";
-    select(
-        db,
-        condition,
-        params![record.event.caller, record.event.key],
-    )
-}
-
-/// Which counter is that of an event. A counter's detail is that of the first one.
-const OF_KIND: &str = "caller = ? AND origin = ? AND operation = ? AND key IS ? AND version IS ? AND \
-                       disk IS ? AND code IS ?";
-
-/// The parameters of [`OF_KIND`].
-fn of_kind(event: &Event) -> [&dyn ToSql; 7] {
-    let [caller, origin, operation, key, version, disk, _, code] = event.parameters();
+/// What tells kinds apart.
+fn told_apart_by(kind: &Event) -> [Option<&str>; event::COUNT - 1] {
+    let [caller, origin, operation, key, version, disk, _, code] = kind.texts();
     [caller, origin, operation, key, version, disk, code]
 }
 
-/// Counts a record of a kind that has a counter; whether it has one.
-pub(super) fn count(db: &Connection, record: &AuditRecord) -> Result<bool, AuditError> {
-    let (event, time) = (kind(record), text(record.time)?);
+/// The counters, in the order in which they were opened.
+pub(super) fn read(db: &Connection) -> Result<Vec<Counter>, AuditError> {
     let sql = format!(
-        "UPDATE audit_open SET count = count + 1, last = ?, first = coalesce(first, ?) WHERE {OF_KIND}"
+        "SELECT {}, id, count, first, last, closes, \"window\" FROM audit_open ORDER BY id",
+        event::COLUMNS
     );
-    let times: [&dyn ToSql; 2] = [&time, &time];
-    let parameters = times.into_iter().chain(of_kind(&event));
-    let counted = db
-        .prepare_cached(&sql)?
-        .execute(params_from_iter(parameters))?;
-    Ok(counted > 0)
+    db.select(&sql, &[], counter)
+}
+
+/// Whether any is to be recorded at `now`.
+pub(super) fn has_overdue(db: &Connection, now: OffsetDateTime) -> Result<bool, AuditError> {
+    let sql = "SELECT 1 FROM audit_open WHERE closes <= ? LIMIT 1";
+    Ok(db.value::<i64>(sql, params![micros(now)])?.is_some())
 }
 
 /// Whether a record of this kind would be counted.
 pub(super) fn is_open(db: &Connection, record: &AuditRecord) -> Result<bool, AuditError> {
-    let sql = format!("SELECT 1 FROM audit_open WHERE {OF_KIND}");
+    // What tells kinds apart, in that order.
+    let sql = "SELECT 1 FROM audit_open WHERE caller = ? AND origin = ? AND operation = ? \
+               AND key IS NOT DISTINCT FROM ? AND version IS NOT DISTINCT FROM ? \
+               AND disk IS NOT DISTINCT FROM ? AND code IS NOT DISTINCT FROM ?";
     let event = kind(record);
-    Ok(db
-        .prepare_cached(&sql)?
-        .exists(of_kind(&event).as_slice())?)
+    let values = told_apart_by(&event).map(event::value);
+    Ok(db.value::<i64>(sql, &values)?.is_some())
 }
 
-/// Opens a counter for what is like `record` in the time `window` after it.
-pub(super) fn open(
-    db: &Connection,
-    record: &AuditRecord,
-    window: std::time::Duration,
-) -> Result<(), AuditError> {
-    let open: i64 = db
-        .prepare_cached("SELECT count(*) FROM audit_open")?
-        .query_row([], |row| row.get(0))?;
-    if open >= MAX_COUNTERS {
-        return Ok(());
-    }
-    let event = kind(record);
-    let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
-    let closes = micros(record.time).saturating_add(window);
-    let sql = format!(
-        "INSERT INTO audit_open ({}, count, first, last, closes, window) \
-         VALUES ({}, 0, NULL, NULL, ?, ?)",
-        event::COLUMNS,
-        event::PARAMETERS
-    );
-    let times: [&dyn ToSql; 2] = [&closes, &window];
-    let parameters = event.parameters().into_iter().chain(times);
-    db.prepare_cached(&sql)?
-        .execute(params_from_iter(parameters))?;
-    Ok(())
-}
-
-/// Begins the next window of a counter that was recorded.
-pub(super) fn restart(db: &Connection, id: i64, now: OffsetDateTime) -> Result<(), AuditError> {
-    let sql = "UPDATE audit_open SET count = 0, first = NULL, last = NULL, closes = ? + window \
-               WHERE id = ?";
-    db.prepare_cached(sql)?.execute([micros(now), id])?;
-    Ok(())
-}
-
-/// Removes a counter.
-pub(super) fn close(db: &Connection, id: i64) -> Result<(), AuditError> {
-    db.prepare_cached("DELETE FROM audit_open WHERE id = ?")?
-        .execute([id])?;
-    Ok(())
-}
-
-fn select(
-    db: &Connection,
-    condition: &str,
-    parameters: impl rusqlite::Params,
-) -> Result<Vec<Counter>, AuditError> {
-    let sql = format!(
-        "SELECT {}, id, count, first, last, closes, window FROM audit_open WHERE {condition} ORDER BY id",
-        event::COLUMNS
-    );
-    let mut statement = db.prepare_cached(&sql)?;
-    let rows = statement.query_map(parameters, counter)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-fn counter(row: &Row<'_>) -> rusqlite::Result<Counter> {
+fn counter(row: &Row) -> Result<Counter, AuditError> {
     Ok(Counter {
         event: Event::read(row, 0)?,
         id: row.get("id")?,
-        count: row.get::<_, i64>("count")?.cast_unsigned(),
+        count: row.get::<i64>("count")?.cast_unsigned(),
         first: row.get("first")?,
         last: row.get("last")?,
         closes: row.get("closes")?,
         window: row.get("window")?,
     })
+}
+
+/// The counters within a transaction that appends: they are read once, and what has become of them is written once, however
+/// many records there are.
+pub(super) struct Counters {
+    /// In the order in which they were opened.
+    all: Vec<Counter>,
+    /// From this number on they are not in the database yet.
+    first_new: i64,
+    next: i64,
+    changed: BTreeSet<i64>,
+    closed: Vec<i64>,
+}
+
+impl Counters {
+    /// Those that the database has.
+    pub(super) fn of(all: Vec<Counter>) -> Self {
+        let next = all.last().map_or(1, |last| last.id.saturating_add(1));
+        Self {
+            all,
+            first_new: next,
+            next,
+            changed: BTreeSet::new(),
+            closed: Vec::new(),
+        }
+    }
+
+    /// Those that are to be recorded at `now`.
+    pub(super) fn overdue(&self, now: OffsetDateTime) -> Vec<Counter> {
+        let now = micros(now);
+        self.which(|counter| counter.closes <= now)
+    }
+
+    /// Those of the same caller and key that have counted something.
+    pub(super) fn beside(&self, record: &AuditRecord) -> Vec<Counter> {
+        let AuditRecord { event, .. } = record;
+        self.which(|counter| {
+            let of = &counter.event;
+            counter.count > 0 && (&of.caller, &of.key) == (&event.caller, &event.key)
+        })
+    }
+
+    fn which(&self, condition: impl Fn(&Counter) -> bool) -> Vec<Counter> {
+        let found = self.all.iter().filter(|counter| condition(counter));
+        found.cloned().collect()
+    }
+
+    /// Counts a record of a kind that has a counter; whether it has one.
+    pub(super) fn count(&mut self, record: &AuditRecord) -> Result<bool, AuditError> {
+        let (event, time) = (kind(record), text(record.time)?);
+        let Some(counter) = self.all.iter_mut().find(|counter| counter.is_of(&event)) else {
+            return Ok(false);
+        };
+        counter.count += 1;
+        counter.first.get_or_insert_with(|| time.clone());
+        counter.last = Some(time);
+        self.changed.insert(counter.id);
+        Ok(true)
+    }
+
+    /// Opens a counter for what is like `record` in the time `window` after it.
+    pub(super) fn open(&mut self, record: &AuditRecord, window: std::time::Duration) {
+        if self.all.len() >= MAX_COUNTERS {
+            return;
+        }
+        let window = i64::try_from(window.as_micros()).unwrap_or(i64::MAX);
+        self.all.push(Counter {
+            id: self.next,
+            event: kind(record),
+            count: 0,
+            first: None,
+            last: None,
+            closes: micros(record.time).saturating_add(window),
+            window,
+        });
+        self.next = self.next.saturating_add(1);
+    }
+
+    /// Begins the next window of a counter that was recorded.
+    pub(super) fn restart(&mut self, id: i64, now: OffsetDateTime) {
+        if let Some(counter) = self.all.iter_mut().find(|counter| counter.id == id) {
+            (counter.count, counter.first, counter.last) = (0, None, None);
+            counter.closes = micros(now).saturating_add(counter.window);
+            self.changed.insert(id);
+        }
+    }
+
+    /// Removes a counter.
+    pub(super) fn close(&mut self, id: i64) {
+        self.all.retain(|counter| counter.id != id);
+        self.closed.push(id);
+    }
+
+    /// What the head signs for them.
+    pub(super) fn digest(&self, log: LogId) -> Option<Hash> {
+        digest(log, &self.all)
+    }
+
+    /// Writes what has become of them.
+    pub(super) fn write(&self, db: &Connection) -> Result<(), AuditError> {
+        for id in self.closed.iter().filter(|id| **id < self.first_new) {
+            db.execute("DELETE FROM audit_open WHERE id = ?", params![id])?;
+        }
+        for counter in &self.all {
+            if counter.id >= self.first_new {
+                counter.insert(db)?;
+            } else if self.changed.contains(&counter.id) {
+                counter.update(db)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 fn micros(time: OffsetDateTime) -> i64 {

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use database::sqlite::is_full;
-use database::{OpenError, lacks_space};
+use database::{ErrorKind, OpenError, lacks_space};
 use keys::SealingError;
 
 /// Why a log could not be read or written.
@@ -14,9 +13,9 @@ pub enum AuditError {
     /// The database could not be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// SQLite failed.
+    /// The database failed.
     #[error("the audit log could not be read or written: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Database(#[from] database::Error),
     /// The key that the signing key is sealed under is unavailable.
     #[error("the key of the audit log is unavailable: {0}")]
     Key(#[source] SealingError),
@@ -95,7 +94,7 @@ impl AuditError {
         match self {
             Self::Full => true,
             Self::Open(error) => error.is_no_space(),
-            Self::Sqlite(error) => is_full(error),
+            Self::Database(error) => error.kind() == ErrorKind::Full,
             Self::Io { source, .. } | Self::Write(source) => lacks_space(source),
             _ => false,
         }

@@ -1,7 +1,7 @@
 //! Who asked for what with which key: what records, counters and the lines of an export have in common.
 
 use aws_lc_rs::digest::Context;
-use rusqlite::{Row, ToSql};
+use database::{Row, Value};
 use serde::{Deserialize, Serialize};
 
 /// The columns that have an event, in every table that does.
@@ -34,7 +34,7 @@ pub struct Event {
 
 impl Event {
     /// From the columns [`COLUMNS`] of a row, the first of which is `at`.
-    pub(super) fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<Self> {
+    pub(super) fn read(row: &Row, at: usize) -> Result<Self, database::Error> {
         Ok(Self {
             caller: row.get(at)?,
             origin: row.get(at + 1)?,
@@ -48,20 +48,11 @@ impl Event {
     }
 
     /// For the columns [`COLUMNS`].
-    pub(super) fn parameters(&self) -> [&dyn ToSql; COUNT] {
-        [
-            &self.caller,
-            &self.origin,
-            &self.operation,
-            &self.key,
-            &self.version,
-            &self.disk,
-            &self.detail,
-            &self.code,
-        ]
+    pub(super) fn values(&self) -> [Value<'_>; COUNT] {
+        self.texts().map(value)
     }
 
-    /// Everything in it, in the order in which it is hashed.
+    /// Everything in it, in the order in which it is hashed and stored.
     pub(super) fn texts(&self) -> [Option<&str>; COUNT] {
         [
             Some(self.caller.as_str()),
@@ -74,6 +65,11 @@ impl Event {
             self.code.as_deref(),
         ]
     }
+}
+
+/// A text as it is stored.
+pub(super) fn value(text: Option<&str>) -> Value<'_> {
+    text.map_or(Value::Null, |text| Value::Text(text.into()))
 }
 
 /// Hashes texts. Each follows its length, and a text that is not there is told from an empty one, so

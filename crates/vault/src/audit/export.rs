@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use rusqlite::Connection;
+use database::Connection;
 
 use super::AuditError;
 use super::chain::Chain;
@@ -21,7 +21,7 @@ pub fn write_export(
     out: &mut dyn Write,
 ) -> Result<(), AuditError> {
     // One moment of a log that others append to.
-    let snapshot = db.unchecked_transaction()?;
+    let snapshot = db.moment()?;
     let mut write = |line: Line| write_line(out, &line);
     write(Line::Log(chain.exported(name)))?;
     for segment in segment::read(&snapshot)? {

@@ -3,11 +3,12 @@
 //! An intent is a record of its own, durable before anything is changed, and a row of
 //! `audit_intents` that its outcome removes, both in the transaction of the record. So what a process
 //! died over is known: whoever opens the log next finds the row of a process that is gone, and
-//! records that the outcome is not known.
+//! records that the outcome is not known. Of hosts that share a log each does so for its own processes: whether one of
+//! another host lives cannot be seen from here.
 
 use std::fs;
 
-use rusqlite::{Connection, TransactionBehavior, params};
+use database::{Connection, Mode, params};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use time::OffsetDateTime;
@@ -53,6 +54,7 @@ impl AuditLog {
         let record = record.with_detail(format!("{detail}; change {id}"));
         let mut intent = record.clone();
         intent.event.operation.push_str(INTENT);
+        let owner = owner(std::process::id(), self.host());
         self.write_as(&intent.event.operation, is_essential, |chain, db| {
             chain.append(db, std::slice::from_ref(&intent))?;
             let event = &record.event;
@@ -60,7 +62,7 @@ impl AuditLog {
                 "INSERT INTO audit_intents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 params![
                     id.to_string(),
-                    owner(std::process::id()),
+                    owner,
                     event.caller,
                     event.origin,
                     event.operation,
@@ -85,47 +87,42 @@ impl AuditLog {
         record.event.code = refusal;
         self.write_as(&record.event.operation, true, |chain, db| {
             let sql = "DELETE FROM audit_intents WHERE id = ?";
-            db.execute(sql, [intent.id.to_string()])?;
+            db.execute(sql, params![intent.id.to_string()])?;
             chain.append(db, std::slice::from_ref(&record))
         })
     }
 
     /// Records of every change whose process is gone that its outcome is not known.
     pub(super) fn note_unfinished(&self) -> Result<(), AuditError> {
-        let left = self.read(|_, db| dead(db))?;
-        if left.is_empty() {
+        if self.read(|_, db| dead(db, self.host()))?.is_empty() {
             return Ok(());
         }
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let mut records = Vec::new();
-        // Another process may have done so between the look and the lock.
-        for (id, record) in dead(&transaction)? {
+        let noted = self.db().transaction(Mode::Write, |db| {
+            // Another process may have done so between the look and the lock.
+            let left = dead(db, self.host())?;
+            for (id, _) in &left {
+                db.execute("DELETE FROM audit_intents WHERE id = ?", params![id])?;
+            }
+            let records: Vec<_> = left.iter().map(|(_, record)| record.clone()).collect();
+            self.chain().append(db, &records)?;
+            Ok::<_, AuditError>(left)
+        })?;
+        for (id, record) in noted {
             log::warn!(
                 "a process died over the change {id} ({}, {}): look whether it was made",
                 record.event.operation,
                 record.event.detail.as_deref().unwrap_or_default()
             );
-            transaction.execute("DELETE FROM audit_intents WHERE id = ?", [id])?;
-            records.push(record);
         }
-        self.chain().append(&transaction, &records)?;
-        Ok(transaction.commit()?)
+        Ok(())
     }
 }
 
-/// The intents of processes that are gone, as they are to be recorded.
-fn dead(db: &Connection) -> Result<Vec<(String, AuditRecord)>, AuditError> {
+/// The intents of processes of this host that are gone, as they are to be recorded.
+fn dead(db: &Connection, host: Option<&str>) -> Result<Vec<(String, AuditRecord)>, AuditError> {
     let sql = "SELECT id, owner, caller, origin, operation, key, version, disk, detail \
                FROM audit_intents ORDER BY id";
-    let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query([])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let its: String = row.get(1)?;
-        if is_alive(&its, start) {
-            continue;
-        }
+    let all = db.select(sql, &[], |row| {
         let event = Event {
             caller: row.get(2)?,
             origin: row.get(3)?,
@@ -137,26 +134,37 @@ fn dead(db: &Connection) -> Result<Vec<(String, AuditRecord)>, AuditError> {
             code: Some(UNFINISHED.into()),
         };
         let time = OffsetDateTime::now_utc();
-        let record = AuditRecord { time, event };
-        found.push((row.get(0)?, record));
+        let (id, owner): (String, String) = (row.get(0)?, row.get(1)?);
+        Ok::<_, AuditError>((owner, (id, AuditRecord { time, event })))
+    })?;
+    let gone = all
+        .into_iter()
+        .filter(|(owner, _)| !is_alive(owner, host, start));
+    Ok(gone.map(|(_, found)| found).collect())
+}
+
+/// A process, told from all others; a process that is not there has no start. Hosts are told apart where several share the
+/// log.
+fn owner(pid: u32, host: Option<&str>) -> String {
+    let process = format!("{}/{pid}/{}", boot(), start(pid).as_deref().unwrap_or("-"));
+    match host {
+        None => process,
+        Some(host) => format!("{process}/{host}"),
     }
-    Ok(found)
 }
 
-/// A process, told from all others; a process that is not there has no start.
-fn owner(pid: u32) -> String {
-    format!("{}/{pid}/{}", boot(), start(pid).as_deref().unwrap_or("-"))
-}
-
-/// Whether the process lives that `owner` names. Its start may be hidden from this one, as `hidepid` and
-/// systemd's `ProtectProc=` do it: then any process of that number counts for it, and whoever sees more
-/// will find out. Better a change whose outcome is noted late than one of a process that is still at it.
-fn is_alive(owner: &str, start: impl Fn(u32) -> Option<String>) -> bool {
-    let mut parts = owner.splitn(3, '/');
+/// Whether the process lives that `owner` names, or may live, on another host than this one. Its start may be hidden from
+/// this process, as `hidepid` and systemd's `ProtectProc=` do it: then any process of that number counts for it, and
+/// whoever sees more will find out. Better a change whose outcome is noted late than one of a process that is still at it.
+fn is_alive(owner: &str, host: Option<&str>, start: impl Fn(u32) -> Option<String>) -> bool {
+    let mut parts = owner.splitn(4, '/');
     let (Some(its_boot), Some(pid), Some(its_start)) = (parts.next(), parts.next(), parts.next())
     else {
         return false;
     };
+    if parts.next() != host {
+        return true;
+    }
     let Ok(pid) = pid.parse() else {
         return false;
     };
@@ -195,19 +203,25 @@ mod tests {
     #[test]
     fn a_process_is_not_dead_because_it_is_hidden() {
         let hidden = |_| None;
-        assert!(is_alive(&owner(id()), start));
-        assert!(is_alive(&owner(id()), hidden));
-        // Another one that has its number now.
-        let before = format!("{}/{}/1", boot(), id());
-        assert!(!is_alive(&before, start));
-        assert!(!is_alive(&format!("another boot/{}/1", id()), hidden));
+        for host in [None, Some("a/host")] {
+            let own = owner(id(), host);
+            assert!(is_alive(&own, host, start));
+            assert!(is_alive(&own, host, hidden));
+            // Another one that has its number now.
+            let end = own.rsplit_once(&start(id()).unwrap()).unwrap().1;
+            let before = format!("{}/{}/1{end}", boot(), id());
+            assert!(!is_alive(&before, host, start));
+            let rebooted = format!("another boot/{}/1{end}", id());
+            assert!(!is_alive(&rebooted, host, hidden));
+            assert!(is_alive(&rebooted, Some("another"), hidden));
 
-        let mut child = Command::new("true").spawn().unwrap();
-        let dead = format!("{}/{}/1", boot(), child.id());
-        child.wait().unwrap();
-        assert!(!is_alive(&dead, hidden));
+            let mut child = Command::new("true").spawn().unwrap();
+            let dead = format!("{}/{}/1{end}", boot(), child.id());
+            child.wait().unwrap();
+            assert!(!is_alive(&dead, host, hidden));
+        }
         for odd in ["", "a", "a/b/c", format!("{}/-1/1", boot()).as_str()] {
-            assert!(!is_alive(odd, hidden), "{odd}");
+            assert!(!is_alive(odd, None, hidden), "{odd}");
         }
     }
 }

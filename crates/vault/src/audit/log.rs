@@ -1,15 +1,14 @@
-//! A log in a database of its own.
+//! The log of an installation: in a database of its own, or beside the catalog on a server.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rusqlite::{Connection, TransactionBehavior};
 use time::OffsetDateTime;
 
 use super::AuditError;
-use super::archive::Archived;
+use super::archive::{self, Archived};
 use super::chain::Chain;
 use super::essential::is_essential;
 use super::record::{AuditRecord, Counted};
@@ -18,6 +17,7 @@ use super::space::Reserve;
 use super::store::{TABLES, TABLES_2, TABLES_3};
 use super::verifier::Finding;
 use database::sqlite::{self, Schema};
+use database::{Connection, Database, Mode};
 use keys::{FileGuard, SealingKey};
 use traces::Span;
 
@@ -37,7 +37,7 @@ CREATE TABLE audit_intents (
 ) STRICT;
 ";
 
-const SCHEMA: Schema = Schema {
+pub(super) const SCHEMA: Schema = Schema {
     what: "audit log",
     application_id: 0x5EA1_0A0D,
     steps: &[
@@ -55,13 +55,24 @@ const SCHEMA: Schema = Schema {
 /// What exports call the log of an installation.
 const INSTALLATION: &str = "installation";
 
-/// A log in a file, with the key of its signing key in another beside it. Several processes may
-/// append to it at the same time.
+/// A log, with the key of its signing key in a file. Several processes may append to it at the same time, and several
+/// hosts to one that is on a server.
 pub struct AuditLog {
-    db: Mutex<Connection>,
+    db: Mutex<Database>,
     chain: Chain,
     seen: Seen,
     reserve: Reserve,
+    host: Option<String>,
+}
+
+/// What a host has of a log besides its database.
+struct OnHost {
+    /// The file with the key that the signing key is sealed under. How far the log was seen to reach is in one beside it.
+    key: PathBuf,
+    /// The room for a database that is in a file here.
+    reserve: Reserve,
+    /// What tells the host from the others that share the log.
+    name: Option<String>,
 }
 
 impl AuditLog {
@@ -77,37 +88,43 @@ impl AuditLog {
     pub fn open(path: &Path) -> Result<Self, AuditError> {
         let reserve = Reserve::of(path);
         reserve.release_if_full();
-        let mut db = sqlite::open(path, &SCHEMA)?;
-        let (key_path, new_path) = (path.with_extension("key"), path.with_extension("key.new"));
-        // Under the write lock, so that of two processes that find no log one makes it.
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let made: bool =
-            transaction.query_row("SELECT count(*) FROM audit_log", [], |row| row.get(0))?;
-        let chain = if made {
-            take_name(&new_path, &key_path)?;
-            let sealing = SealingKey::load(&key_path, FileGuard::Mode).map_err(AuditError::Key)?;
-            Chain::load(&transaction, &sealing)?
-        } else if key_path.exists() {
-            return Err(AuditError::tampered(format!(
-                "the log {} was removed, its key is there",
-                path.display()
-            )));
-        } else {
-            let sealing = new_key(&new_path)?;
-            Some(Chain::create(
-                &transaction,
-                &sealing,
-                OffsetDateTime::now_utc(),
-            )?)
+        let db = sqlite::open(path, &SCHEMA)?.into();
+        let on_host = OnHost {
+            key: path.with_extension("key"),
+            reserve,
+            name: None,
         };
-        transaction.commit()?;
-        take_name(&new_path, &key_path)?;
-        let chain = chain.ok_or_else(|| AuditError::tampered("its first row is missing"))?;
+        Self::open_in(db, on_host)
+    }
+
+    /// Opens the log in a database that hosts share; the first call makes it. The key of its signing key is in the file
+    /// `key` of each host, which the first makes and the others are given. How far the log was seen to reach is in a file
+    /// beside it. `host` is another name for each of them and stays the same: by it a host knows the changes that its own
+    /// processes died over.
+    ///
+    /// # Errors
+    /// As [`AuditLog::open`].
+    pub fn open_shared(db: Database, key: &Path, host: &str) -> Result<Self, AuditError> {
+        let on_host = OnHost {
+            key: key.into(),
+            reserve: Reserve::none(),
+            name: Some(host.into()),
+        };
+        Self::open_in(db, on_host)
+    }
+
+    fn open_in(db: Database, on_host: OnHost) -> Result<Self, AuditError> {
+        let OnHost { key, reserve, name } = on_host;
+        let chain = match is_made(&db)? {
+            true => load(&db, &key)?,
+            false => make(&db, &key)?,
+        };
         let log = Self {
-            seen: Seen::open(&chain, &db, path, INSTALLATION)?,
+            seen: Seen::open(&chain, &db, &key, INSTALLATION)?,
             db: Mutex::new(db),
             chain,
             reserve,
+            host: name,
         };
         log.reserve.keep();
         log.settle(OffsetDateTime::now_utc())?;
@@ -119,8 +136,8 @@ impl AuditLog {
     ///
     /// # Errors
     /// [`AuditError::Open`].
-    pub fn open_database(path: &Path) -> Result<Connection, AuditError> {
-        Ok(sqlite::open(path, &SCHEMA)?)
+    pub fn open_database(path: &Path) -> Result<Database, AuditError> {
+        Ok(sqlite::open(path, &SCHEMA)?.into())
     }
 
     /// As [`open_database`](Self::open_database) for who only looks: it stays as it is, of an older version
@@ -128,8 +145,8 @@ impl AuditLog {
     ///
     /// # Errors
     /// [`AuditError::Open`].
-    pub fn look_at_database(path: &Path) -> Result<Connection, AuditError> {
-        Ok(sqlite::open_as_it_is(path, &SCHEMA)?)
+    pub fn look_at_database(path: &Path) -> Result<Database, AuditError> {
+        Ok(sqlite::open_as_it_is(path, &SCHEMA)?.into())
     }
 
     /// Appends a record; it is durable when this returns.
@@ -154,12 +171,12 @@ impl AuditLog {
         })
     }
 
-    /// Writes to the log in one transaction, for that operation.
+    /// Writes to the log in one transaction, for that operation. `write` may run again.
     pub(super) fn write_as(
         &self,
         operation: &str,
         is_essential: bool,
-        write: impl FnOnce(&Chain, &Connection) -> Result<(), AuditError>,
+        write: impl Fn(&Chain, &Connection) -> Result<(), AuditError>,
     ) -> Result<(), AuditError> {
         let span = Span::begin("append audit record");
         span.set("sealdisk.audit.operation", operation.to_owned());
@@ -170,17 +187,15 @@ impl AuditLog {
     fn write_traced(
         &self,
         is_essential: bool,
-        write: impl FnOnce(&Chain, &Connection) -> Result<(), AuditError>,
+        write: impl Fn(&Chain, &Connection) -> Result<(), AuditError>,
     ) -> Result<(), AuditError> {
-        let mut db = self.db();
+        let db = self.db();
         match is_essential {
             true => self.reserve.make_room(&db),
             false if self.reserve.is_spent() => return Err(AuditError::Full),
             false => {}
         }
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        write(&self.chain, &transaction)?;
-        transaction.commit()?;
+        db.transaction(Mode::Write, |db| write(&self.chain, db))?;
         self.seen.note(&self.chain, &db);
         Ok(())
     }
@@ -195,16 +210,16 @@ impl AuditLog {
     /// [`AuditError`].
     pub fn append_counted(&self, record: AuditRecord, window: Duration) -> Result<(), AuditError> {
         let now = record.time;
-        let record = Counted {
+        let records = [Counted {
             record,
             window: Some(window),
-        };
-        let mut db = self.db();
+        }];
+        let db = self.db();
         // It takes little room however often it happens, so that it is not refused for want of that.
         self.reserve.make_room(&db);
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        self.chain.append_counted(&transaction, &[record], now)?;
-        transaction.commit()?;
+        db.transaction(Mode::Write, |db| {
+            self.chain.append_counted(db, &records, now)
+        })?;
         self.seen.note(&self.chain, &db);
         Ok(())
     }
@@ -219,13 +234,11 @@ impl AuditLog {
     /// # Errors
     /// [`AuditError`].
     pub fn settle(&self, now: OffsetDateTime) -> Result<(), AuditError> {
-        let mut db = self.db();
+        let db = self.db();
         if !self.chain.has_overdue(&db, now)? {
             return Ok(());
         }
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        self.chain.append_counted(&transaction, &[], now)?;
-        Ok(transaction.commit()?)
+        db.transaction(Mode::Write, |db| self.chain.append_counted(db, &[], now))
     }
 
     /// Writes the records from before `before` into a file in `dir`, and removes them from the log;
@@ -253,10 +266,62 @@ impl AuditLog {
         read(&self.chain, &self.db())
     }
 
-    pub(super) fn db(&self) -> MutexGuard<'_, Connection> {
+    /// What tells this host from the others that share the log; `None` where none do.
+    pub(super) fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    pub(super) fn db(&self) -> MutexGuard<'_, Database> {
         // A panic elsewhere rolled its transaction back; the connection itself is intact.
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether there is a log in the database.
+fn is_made(db: &Connection) -> Result<bool, AuditError> {
+    Ok(db.the_value("SELECT count(*) FROM audit_log", &[])?)
+}
+
+/// The name that a key has until its log is there.
+fn new_name(key: &Path) -> PathBuf {
+    key.with_extension("key.new")
+}
+
+/// The log that is there.
+fn load(db: &Connection, key: &Path) -> Result<Chain, AuditError> {
+    let missing = || AuditError::tampered("its first row is missing");
+    let new = new_name(key);
+    // Whoever has made the log may have died before its key got its name. On a host that was not the first of those that
+    // share the log, what has that name is the key of no log, and would hide that the log's own is missing.
+    if !key.exists()
+        && let Ok(sealing) = SealingKey::load(&new, FileGuard::Mode)
+        && let Ok(chain) = Chain::load(db, &sealing)
+    {
+        take_name(&new, key)?;
+        return chain.ok_or_else(missing);
+    }
+    let sealing = SealingKey::load(key, FileGuard::Mode).map_err(AuditError::Key)?;
+    Chain::load(db, &sealing)?.ok_or_else(missing)
+}
+
+/// Makes the log, and its key, unless somebody else is faster.
+fn make(db: &Database, key: &Path) -> Result<Chain, AuditError> {
+    let new = new_name(key);
+    // Of the processes of a host one at a time makes a key: each removes what is left of another's. Of hosts that share
+    // the database one makes the log, and what the others do is run again.
+    let _alone = key.parent().map(archive::lock).transpose()?;
+    let chain = db.transaction(Mode::Write, |db| {
+        if is_made(db)? {
+            return load(db, key);
+        }
+        if key.exists() {
+            let what = format!("the log of the key {} was removed", key.display());
+            return Err(AuditError::tampered(what));
+        }
+        Chain::create(db, &new_key(&new)?, OffsetDateTime::now_utc())
+    })?;
+    take_name(&new, key)?;
+    Ok(chain)
 }
 
 /// Makes the key of a log that is about to be made; one that is left from a process that died over

@@ -1,6 +1,6 @@
 //! How far a log was seen to reach, beside its database: `vault.seen`, `audit.seen`.
 //!
-//! A database that was put back to an earlier state is whole in itself. So is `cp vault.db` beside a
+//! A database that was put back to an earlier state is whole in itself, on a server too. So is `cp vault.db` beside a
 //! running server, which misses what is in the write-ahead log. So whoever appends writes the signed head,
 //! in the form of an export, into a file of its own as well, after the transaction is durable and without
 //! a sync: it may fall behind with a loss of power, and is never ahead of the log. A log that ends before
@@ -12,7 +12,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension};
+use database::{Connection, params};
 
 use super::AuditError;
 use super::chain::Chain;
@@ -34,17 +34,18 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// For the log called `name` in the database at `database`, which is compared with what was seen.
+    /// For the log called `name`, which is compared with what was seen. The file is beside `beside`, the database or
+    /// what this host has of the log besides, and has its name with another suffix.
     ///
     /// # Errors
     /// [`AuditError`] when the database cannot be read.
     pub fn open(
         chain: &Chain,
         db: &Connection,
-        database: &Path,
+        beside: &Path,
         name: &str,
     ) -> Result<Self, AuditError> {
-        let path = database.with_extension("seen");
+        let path = beside.with_extension("seen");
         let finding = match last(&path) {
             Some(pin) => compare(chain, db, &path, &pin)?,
             None => None,
@@ -75,7 +76,7 @@ impl Seen {
 
     fn write(&self, chain: &Chain, db: &Connection) -> Result<(), AuditError> {
         // Another process may append meanwhile: the head and the counters that it covers are of one moment.
-        let snapshot = db.unchecked_transaction()?;
+        let snapshot = db.moment()?;
         let Some(head) = store::read_head(&snapshot, chain.log_id())? else {
             return Ok(());
         };
@@ -129,9 +130,7 @@ fn compare(
         format!("it ends with record {last}")
     } else {
         let sql = "SELECT hash FROM audit WHERE seq = ?";
-        let hash: Option<Vec<u8>> = db
-            .query_row(sql, [seen.seq.cast_signed()], |row| row.get(0))
-            .optional()?;
+        let hash: Option<Vec<u8>> = db.value(sql, params![seen.seq.cast_signed()])?;
         // A record that was archived is not there any more.
         match hash {
             Some(hash) if hash != seen.hash => format!("record {} is another one", seen.seq),

@@ -1,6 +1,6 @@
 //! Segments: records that were taken out of a log, and how they are signed.
 
-use rusqlite::{Connection, Row};
+use database::{Connection, Row};
 use serde::{Deserialize, Serialize};
 
 use super::AuditError;
@@ -80,30 +80,35 @@ pub(super) fn base(db: &Connection) -> Result<(u64, Hash), AuditError> {
 pub(super) fn read(db: &Connection) -> Result<Vec<Segment>, AuditError> {
     let sql =
         "SELECT first, last, previous, hash, time, signature FROM audit_segments ORDER BY first";
-    let mut statement = db.prepare_cached(sql)?;
-    let rows = statement.query_map([], columns)?;
-    rows.map(|row| row?).collect()
+    db.select(sql, &[], columns)
 }
 
-fn columns(row: &Row<'_>) -> rusqlite::Result<Result<Segment, AuditError>> {
-    let hash = |column| -> rusqlite::Result<Option<Hash>> {
-        Ok(row.get::<_, Vec<u8>>(column)?.try_into().ok())
+/// As [`read`], each with where its file was written and the SHA-256 of that, as far as it is known.
+pub(super) fn read_with_files(
+    db: &Connection,
+) -> Result<Vec<(Segment, Option<String>, Option<String>)>, AuditError> {
+    let sql = "SELECT first, last, previous, hash, time, signature, file, sha256 \
+               FROM audit_segments ORDER BY first";
+    db.select(sql, &[], |row| {
+        Ok::<_, AuditError>((columns(row)?, row.get(6)?, row.get(7)?))
+    })
+}
+
+fn columns(row: &Row) -> Result<Segment, AuditError> {
+    let hash = |column: usize| -> Result<Hash, AuditError> {
+        let hash = row.get::<Vec<u8>>(column)?.try_into();
+        hash.map_err(|_| AuditError::tampered("the hash of a segment is none"))
     };
-    let (Some(previous), Some(hash)) = (hash(2)?, hash(3)?) else {
-        return Ok(Err(AuditError::tampered("the hash of a segment is none")));
+    let number = |column: usize| -> Result<u64, AuditError> {
+        let number = row.get::<i64>(column)?.try_into();
+        number.map_err(|_| AuditError::tampered("the number of a segment is none"))
     };
-    let number = |column| -> rusqlite::Result<Option<u64>> {
-        Ok(row.get::<_, i64>(column)?.try_into().ok())
-    };
-    let (Some(first), Some(last)) = (number(0)?, number(1)?) else {
-        return Ok(Err(AuditError::tampered("the number of a segment is none")));
-    };
-    Ok(Ok(Segment {
-        first,
-        last,
-        previous,
-        hash,
+    Ok(Segment {
+        first: number(0)?,
+        last: number(1)?,
+        previous: hash(2)?,
+        hash: hash(3)?,
         time: row.get(4)?,
         signature: row.get(5)?,
-    }))
+    })
 }

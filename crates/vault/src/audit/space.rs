@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use rusqlite::Connection;
+use database::Connection;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 /// Less than this on a file system is little, whatever its size.
@@ -80,21 +80,33 @@ impl Space {
 /// of their own.
 #[derive(Debug, Clone)]
 pub struct Reserve {
-    path: PathBuf,
+    /// `None` for a log that is not in a file here.
+    path: Option<PathBuf>,
 }
 
 impl Reserve {
     /// The reserve of the log in the database `db`.
     pub fn of(db: &Path) -> Self {
         Self {
-            path: db.with_file_name("audit.reserve"),
+            path: Some(db.with_file_name("audit.reserve")),
         }
+    }
+
+    /// That of a log on a server, whose room is there: none, and nothing is refused for want of it.
+    pub fn none() -> Self {
+        Self { path: None }
+    }
+
+    /// The file, and the directory that it is in.
+    fn place(&self) -> Option<(&Path, &Path)> {
+        let path = self.path.as_deref()?;
+        Some((path, path.parent()?))
     }
 
     /// Makes the reserve where there is none and room enough for it. That it cannot be made is for
     /// [`Space::is_low`] to tell.
     pub fn keep(&self) {
-        let Some(dir) = self.path.parent() else {
+        let Some((path, dir)) = self.place() else {
             return;
         };
         // A copy of it may be a hole.
@@ -106,26 +118,26 @@ impl Reserve {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(&self.path)
+            .open(path)
             .and_then(|file| {
                 fallocate(&file, FallocateFlags::empty(), 0, RESERVE)?;
                 Ok(())
             });
         if let Err(e) = made {
-            log::debug!("no reserve of {}: {e}", self.path.display());
+            log::debug!("no reserve of {}: {e}", path.display());
             // What is not whole is none.
-            let _ = std::fs::remove_file(&self.path);
+            let _ = std::fs::remove_file(path);
         }
     }
 
     /// Gives the reserve up if there is no room. To be called before the database is opened too: that
     /// takes room for the write-ahead log and its index.
     pub fn release_if_full(&self) {
-        let Some(dir) = self.path.parent() else {
+        let Some((path, dir)) = self.place() else {
             return;
         };
         if Space::at(dir).is_ok_and(|space| space.available < NEEDED)
-            && std::fs::remove_file(&self.path).is_ok()
+            && std::fs::remove_file(path).is_ok()
         {
             log::error!(
                 "the file system of {} is full: the reserve for essential records is given up; make \
@@ -137,7 +149,7 @@ impl Reserve {
 
     /// Whether there is room for essential records only.
     pub fn is_spent(&self) -> bool {
-        let space = self.path.parent().map(Space::at);
+        let space = self.place().map(|(_, dir)| Space::at(dir));
         matches!(space, Some(Ok(space)) if space.available < SPENT)
     }
 
@@ -149,17 +161,16 @@ impl Reserve {
             return;
         }
         // The write-ahead log is used again from its beginning, and stays small from now on.
-        let small = db
-            .pragma_update(None, "wal_autocheckpoint", SMALL_WAL)
-            .and_then(|()| db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())));
-        if let Err(e) = small {
+        if let Err(e) = db.limit_journal(SMALL_WAL) {
             log::warn!("the write-ahead log could not be taken over: {e}");
         }
     }
 
     /// The room that it takes up, in bytes, 0 when it was given up.
     pub fn size(&self) -> u64 {
-        std::fs::metadata(&self.path).map_or(0, |metadata| metadata.blocks() * 512)
+        let path = self.path.as_ref();
+        let metadata = path.and_then(|path| path.metadata().ok());
+        metadata.map_or(0, |metadata| metadata.blocks() * 512)
     }
 }
 

@@ -1,49 +1,47 @@
 //! Every change of a stored log is found, and an honest log is never suspected.
 
-use std::path::PathBuf;
-
+use database::{Mode, params};
 use proptest::prelude::*;
-use rusqlite::Connection;
-use tempfile::TempDir;
+use test_support::postgres::PostgresServer;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
+use place::{Engine, Place, engines};
 
 mod forged;
 mod kept;
+mod place;
 
 const NAME: &str = "test";
 
 struct Fixture {
-    dir: TempDir,
+    place: Place,
     log: AuditLog,
 }
 
 impl Fixture {
-    fn new(records: u64) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let log = AuditLog::open(&dir.path().join("audit.db")).unwrap();
-        let fixture = Self { dir, log };
+    fn new(engine: Engine, records: u64) -> Self {
+        let place = Place::new(engine);
+        let log = place.open().unwrap();
+        let fixture = Self { place, log };
         fixture.append(records);
         fixture
     }
 
     fn append(&self, records: u64) {
-        let records: Vec<AuditRecord> = (0..records).map(record).collect();
-        self.log.read(|chain, db| {
-            let transaction = db.unchecked_transaction().unwrap();
-            chain.append(&transaction, &records).unwrap();
-            transaction.commit().unwrap();
-        });
+        self.try_append(records).unwrap();
     }
 
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("audit.db")
+    /// Appends all of them in one transaction.
+    fn try_append(&self, records: u64) -> Result<(), AuditError> {
+        let records: Vec<AuditRecord> = (0..records).map(record).collect();
+        let db = self.log.db();
+        db.transaction(Mode::Write, |db| self.log.chain().append(db, &records))
     }
 
     fn reopen(&self) -> Result<AuditLog, AuditError> {
-        AuditLog::open(&self.path())
+        self.place.open()
     }
 
     fn report_with(&self, pins: &[Pin]) -> Report {
@@ -67,11 +65,14 @@ impl Fixture {
         pins(self.export(false).as_slice()).unwrap()
     }
 
-    /// Changes the database as somebody does who has the file and not the key.
+    /// Changes the database as somebody does who has it and not the key.
     fn tamper(&self, sql: &str) {
-        let db = Connection::open(self.path()).unwrap();
-        db.execute_batch(sql).unwrap();
-        assert!(db.changes() > 0, "{sql}");
+        let db = self.place.database();
+        let mut changed = 0;
+        for sql in sql.split(';') {
+            changed = db.execute(sql.trim(), &[]).unwrap();
+        }
+        assert!(changed > 0, "{sql}");
     }
 }
 
@@ -93,21 +94,23 @@ fn record(n: u64) -> AuditRecord {
 
 #[test]
 fn an_honest_log_verifies_here_and_elsewhere() {
-    for records in [0, 1, 7, CHECKPOINT_INTERVAL, 2 * CHECKPOINT_INTERVAL + 3] {
-        let fixture = Fixture::new(records);
-        let report = fixture.report();
-        assert_eq!(report.finding, None, "{records}");
-        assert_eq!(report.records, records);
-        let export = fixture.export(true);
-        let reports = verify_export(export.as_slice(), &[]).unwrap();
-        assert_eq!(reports, [report]);
+    for engine in engines() {
+        for records in [0, 1, 7, CHECKPOINT_INTERVAL, 2 * CHECKPOINT_INTERVAL + 3] {
+            let fixture = Fixture::new(engine, records);
+            let report = fixture.report();
+            assert_eq!(report.finding, None, "{records}");
+            assert_eq!(report.records, records);
+            let export = fixture.export(true);
+            let reports = verify_export(export.as_slice(), &[]).unwrap();
+            assert_eq!(reports, [report]);
 
-        let pins = fixture.pins();
-        let checkpoints = records / CHECKPOINT_INTERVAL;
-        assert_eq!(pins.len() as u64, checkpoints + 1);
-        fixture.append(5);
-        let report = fixture.report_with(&pins);
-        assert_eq!((report.finding, report.pins), (None, pins.len()));
+            let pins = fixture.pins();
+            let checkpoints = records / CHECKPOINT_INTERVAL;
+            assert_eq!(pins.len() as u64, checkpoints + 1);
+            fixture.append(5);
+            let report = fixture.report_with(&pins);
+            assert_eq!((report.finding, report.pins), (None, pins.len()));
+        }
     }
 }
 
@@ -128,11 +131,15 @@ fn each_kind_of_tampering_is_found_and_named() {
             "record 4",
         ),
         (
-            "UPDATE audit SET hash = zeroblob(32) WHERE seq = 9",
+            "UPDATE audit SET hash = (SELECT hash FROM audit_head) WHERE seq = 9",
             9,
             "record 9",
         ),
-        ("UPDATE audit SET hash = x'00' WHERE seq = 9", 9, "record 9"),
+        (
+            "UPDATE audit SET hash = substr(hash, 1, 1) WHERE seq = 9",
+            9,
+            "record 9",
+        ),
         ("DELETE FROM audit WHERE seq = 1", 1, "record 1 was removed"),
         (
             "DELETE FROM audit WHERE seq = 1500",
@@ -174,14 +181,16 @@ fn each_kind_of_tampering_is_found_and_named() {
         ),
         // A checkpoint does not pass as a head.
         (
-            "DELETE FROM audit WHERE seq > 2000; INSERT OR REPLACE INTO audit_head SELECT 1, seq, \
-             hash, time, signature FROM audit_checkpoints WHERE seq = 2000",
+            "DELETE FROM audit WHERE seq > 2000; DELETE FROM audit_head; INSERT INTO audit_head \
+             SELECT 1, seq, hash, time, signature FROM audit_checkpoints WHERE seq = 2000",
             2000,
             "head was changed",
         ),
     ];
-    for (sql, seq, what) in cases {
-        let fixture = Fixture::new(2510);
+    let each = engines().into_iter();
+    let each = each.flat_map(|engine| cases.iter().map(move |case| (engine, *case)));
+    for (engine, (sql, seq, what)) in each {
+        let fixture = Fixture::new(engine, 2510);
         fixture.tamper(sql);
         let finding = fixture.report().finding.unwrap();
         assert!(finding.what.contains(what), "{sql}: {finding:?}");
@@ -198,116 +207,177 @@ fn each_kind_of_tampering_is_found_and_named() {
 /// Whoever can write the database computes all hashes anew, but signs nothing.
 #[test]
 fn rewritten_hashes_do_not_fit_what_was_signed() {
-    let fixture = Fixture::new(1510);
-    let id = fixture.log.read(|chain, _| chain.log_id());
-    let db = Connection::open(fixture.path()).unwrap();
-    let mut hash = entry::GENESIS;
-    db.execute("UPDATE audit SET caller = 'x' WHERE seq = 1200", [])
+    for engine in engines() {
+        let fixture = Fixture::new(engine, 1510);
+        let id = fixture.log.read(|chain, _| chain.log_id());
+        let db = fixture.place.database();
+        let mut hash = entry::GENESIS;
+        fixture.tamper("UPDATE audit SET caller = 'x' WHERE seq = 1200");
+        let mut rewritten = Vec::new();
+        store::stored(&db, 0, |stored| {
+            hash = stored.entry.hash(id, &hash);
+            rewritten.push((stored.entry.seq, hash));
+            Ok::<_, AuditError>(())
+        })
         .unwrap();
-    let mut rewritten = Vec::new();
-    store::stored(&db, 0, |stored| {
-        hash = stored.entry.hash(id, &hash);
-        rewritten.push((stored.entry.seq, hash));
-        Ok::<_, AuditError>(())
-    })
-    .unwrap();
-    for (seq, hash) in rewritten {
-        db.execute(
-            "UPDATE audit SET hash = ? WHERE seq = ?",
-            (hash, seq as i64),
-        )
+        db.transaction(Mode::Write, |db| {
+            let sql = "UPDATE audit SET hash = ? WHERE seq = ?";
+            rewritten.iter().try_for_each(|(seq, hash)| {
+                db.execute(sql, params![hash, seq.cast_signed()]).map(drop)
+            })
+        })
         .unwrap();
+        let finding = fixture.report().finding.unwrap();
+        assert_eq!(finding.seq, 1001, "the checkpoint narrows it down");
+        assert!(
+            finding.what.contains("between 1001 and 1510"),
+            "{finding:?}"
+        );
+        // The head keeps its signature only as long as nothing is appended to what it does not sign.
+        db.execute("UPDATE audit_head SET hash = ?", params![hash])
+            .unwrap();
+        let error = fixture.log.append(&record(1)).unwrap_err();
+        assert!(matches!(error, AuditError::Tampered { .. }), "{error}");
     }
-    let finding = fixture.report().finding.unwrap();
-    assert_eq!(finding.seq, 1001, "the checkpoint narrows it down");
-    assert!(
-        finding.what.contains("between 1001 and 1510"),
-        "{finding:?}"
-    );
-    // The head keeps its signature only as long as nothing is appended to what it does not sign.
-    db.execute("UPDATE audit_head SET hash = ?", [hash])
-        .unwrap();
-    let error = fixture.log.append(&record(1)).unwrap_err();
-    assert!(matches!(error, AuditError::Tampered { .. }), "{error}");
 }
 
 #[test]
 fn only_a_checkpoint_kept_elsewhere_shows_that_a_log_was_put_back_or_replaced() {
-    let fixture = Fixture::new(1200);
-    let files = ["audit.db", "audit.key"];
-    let old: Vec<_> = files
-        .iter()
-        .map(|name| std::fs::read(fixture.dir.path().join(name)).unwrap())
-        .collect();
-    fixture.append(900);
-    let pins = fixture.pins();
+    for engine in engines() {
+        let fixture = Fixture::new(engine, 2100);
+        let pins = fixture.pins();
+        let shorter = Fixture::new(engine, 0);
+        assert_eq!(shorter.report().finding, None);
+        let finding = shorter.report_with(&pins).finding.unwrap();
+        assert!(finding.what.contains("was replaced"), "{finding:?}");
 
-    let put_back = tempfile::tempdir().unwrap();
-    for (name, bytes) in files.iter().zip(&old) {
-        std::fs::write(put_back.path().join(name), bytes).unwrap();
+        let export = fixture.export(true);
+        let text = String::from_utf8(export).unwrap();
+        let last = text.lines().last().unwrap();
+        assert!(last.contains(r#""type":"head""#), "{last}");
+        // An export that ends where an earlier head was signed is consistent in itself.
+        let earlier = Fixture::new(engine, 3);
+        let head = earlier.export(true);
+        earlier.append(4);
+        let pins = earlier.pins();
+        let [report] = &verify_export(head.as_slice(), &pins).unwrap()[..] else {
+            panic!()
+        };
+        let finding = report.finding.clone().unwrap();
+        assert!(finding.what.contains("put back"), "{finding:?}");
+        assert_eq!(finding.seq, 4);
     }
-    // What WAL holds back is not in the copy of the main file; an export is complete in any case.
-    let path = put_back.path().join("audit.key");
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    let shorter = Fixture::new(0);
-    assert_eq!(shorter.report().finding, None);
-    let finding = shorter.report_with(&pins).finding.unwrap();
-    assert!(finding.what.contains("was replaced"), "{finding:?}");
-
-    let export = fixture.export(true);
-    let text = String::from_utf8(export).unwrap();
-    let last = text.lines().last().unwrap();
-    assert!(last.contains(r#""type":"head""#), "{last}");
-    // An export that ends where an earlier head was signed is consistent in itself.
-    let earlier = Fixture::new(3);
-    let head = earlier.export(true);
-    earlier.append(4);
-    let pins = earlier.pins();
-    let [report] = &verify_export(head.as_slice(), &pins).unwrap()[..] else {
-        panic!()
-    };
-    let finding = report.finding.clone().unwrap();
-    assert!(finding.what.contains("put back"), "{finding:?}");
-    assert_eq!(finding.seq, 4);
 }
 
 #[test]
 fn a_log_with_another_signing_key_is_refused() {
-    let (fixture, other) = (Fixture::new(3), Fixture::new(3));
-    std::fs::copy(other.path(), fixture.dir.path().join("other.db")).unwrap();
-    let other_key = other.dir.path().join("audit.key");
-    std::fs::copy(other_key, fixture.dir.path().join("audit.key")).unwrap();
-    let error = fixture.reopen().err().unwrap();
-    assert!(matches!(error, AuditError::Tampered { .. }), "{error}");
-    std::fs::remove_file(fixture.dir.path().join("audit.key")).unwrap();
-    let error = fixture.reopen().err().unwrap();
-    assert!(matches!(error, AuditError::Key(_)), "{error}");
-    let key = fixture.dir.path().join("audit.key");
-    assert!(!key.exists(), "a lost key is not replaced");
+    for engine in engines() {
+        let (fixture, other) = (Fixture::new(engine, 3), Fixture::new(engine, 3));
+        let key = fixture.place.key();
+        std::fs::copy(other.place.key(), &key).unwrap();
+        let error = fixture.reopen().err().unwrap();
+        assert!(matches!(error, AuditError::Tampered { .. }), "{error}");
+        std::fs::remove_file(&key).unwrap();
+        let error = fixture.reopen().err().unwrap();
+        assert!(matches!(error, AuditError::Key(_)), "{error}");
+        assert!(!key.exists(), "a lost key is not replaced");
+    }
 }
 
 #[test]
 fn many_processes_append_to_one_chain() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("audit.db");
+    for engine in engines() {
+        let place = Place::new(engine);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let log = place.open().unwrap();
+                    for n in 0..25 {
+                        log.append(&record(n)).unwrap();
+                    }
+                });
+            }
+        });
+        let log = place.open().unwrap();
+        let report = log.read(|chain, db| chain.verify(db, NAME, &[]).unwrap());
+        assert_eq!((report.records, report.finding), (100, None));
+    }
+}
+
+/// They make it at the same time, and one is first.
+#[test]
+fn hosts_that_share_a_log_append_to_one_chain_under_one_key() {
+    let Some(server) = PostgresServer::shared() else {
+        return;
+    };
+    let one = Place::new(Engine::Postgres(server));
+    let other = one.of_another_host();
+    let opened = std::thread::scope(|scope| {
+        let opened = [&one, &other].map(|place| scope.spawn(move || place.open()));
+        opened.map(|opened| opened.join().unwrap())
+    });
+    let (with_key, without) = match &opened {
+        [Ok(_), Err(AuditError::Key(_))] => (&one, &other),
+        [Err(AuditError::Key(_)), Ok(_)] => (&other, &one),
+        [one, other] => panic!("{:?} {:?}", one.as_ref().err(), other.as_ref().err()),
+    };
+    assert!(!without.key().exists(), "it made none that counts");
+    std::fs::copy(with_key.key(), without.key()).unwrap();
     std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let log = AuditLog::open(&path).unwrap();
+        for place in [&one, &other, &one] {
+            scope.spawn(move || {
+                let log = place.open().unwrap();
                 for n in 0..25 {
+                    log.append_counted(record(n), REFUSALS).unwrap();
                     log.append(&record(n)).unwrap();
                 }
             });
         }
     });
-    let log = AuditLog::open(&path).unwrap();
+    let log = one.open().unwrap();
     let report = log.read(|chain, db| chain.verify(db, NAME, &[]).unwrap());
-    assert_eq!((report.records, report.finding), (100, None));
+    assert_eq!(report.finding, None);
+    assert!(report.records >= 75, "{}", report.records);
+
+    // Whether a process of another host lives is not for this one to say.
+    let _under_way = log.begin(record(2)).unwrap();
+    let sql = "UPDATE audit_intents SET owner = ?";
+    let gone = one.gone_process();
+    one.database().execute(sql, params![gone]).unwrap();
+    let records = |place: &Place| {
+        let log = place.open().unwrap();
+        log.read(|chain, db| chain.last(db).unwrap())
+    };
+    let before = records(&other);
+    assert_eq!(records(&other), before);
+    assert_eq!(records(&one), before + 1);
+}
+
+#[test]
+fn nothing_is_put_over_what_somebody_has_put_behind_the_end() {
+    for engine in engines() {
+        let fixture = Fixture::new(engine, 3);
+        fixture.tamper(
+            "INSERT INTO audit SELECT 4, time, caller, origin, operation, key, version, disk, \
+             detail, code, hash FROM audit WHERE seq = 3",
+        );
+        for (records, what) in [
+            (1, "there is a record 4 behind its end"),
+            (9, "there is a record between 4 and 11 behind its end"),
+        ] {
+            let error = fixture.try_append(records).unwrap_err();
+            assert!(matches!(error, AuditError::Tampered { .. }), "{error}");
+            assert!(error.to_string().contains(what), "{error}");
+        }
+        fixture.tamper("DELETE FROM audit WHERE seq = 4");
+        fixture.append(9);
+        assert_eq!(fixture.report().records, 12);
+    }
 }
 
 #[test]
 fn what_is_no_export_is_refused_with_its_line() {
-    let export = Fixture::new(3).export(true);
+    let export = Fixture::new(Engine::Sqlite, 3).export(true);
     let text = String::from_utf8(export).unwrap();
     let without_log: String = text.split_inclusive('\n').skip(1).collect();
     for (bad, line) in [
@@ -347,30 +417,31 @@ proptest! {
         column in 0usize..10,
         value in proptest::option::of("[ -~]{0,8}"),
     ) {
-        let fixture = Fixture::new(20);
         let names = ["time", "caller", "origin", "operation", "key", "version", "disk", "detail",
                      "code", "seq"];
-        let name = names[column];
-        let db = Connection::open(fixture.path()).unwrap();
-        let before: rusqlite::types::Value = db
-            .query_row(&format!("SELECT {name} FROM audit WHERE seq = ?"), [seq as i64], |r| r.get(0))
-            .unwrap();
-        let sql = format!("UPDATE audit SET {name} = ? WHERE seq = ?");
-        let changed = match name {
-            "seq" => db.execute(&sql, (seq as i64 + 100, seq as i64)),
-            _ => db.execute(&sql, (&value, seq as i64)),
-        };
-        let after = value.map_or(rusqlite::types::Value::Null, rusqlite::types::Value::Text);
-        // A column that must not be NULL, or the value that it has already.
-        prop_assume!(changed.is_ok() && (name == "seq" || before != after));
-        let finding = fixture.report().finding.unwrap();
-        prop_assert_eq!(finding.seq, seq);
+        let (name, at) = (names[column], seq.cast_signed());
+        for engine in engines() {
+            let fixture = Fixture::new(engine, 20);
+            let db = fixture.place.database();
+            let sql = format!("UPDATE audit SET {name} = ? WHERE seq = ?");
+            let changed = if name == "seq" {
+                db.execute(&sql, params![at + 100, at])
+            } else {
+                let sql_before = format!("SELECT {name} FROM audit WHERE seq = ?");
+                let before: Option<String> = db.the_value(&sql_before, params![at]).unwrap();
+                prop_assume!(before != value, "it has that value already");
+                db.execute(&sql, params![value, at])
+            };
+            prop_assume!(changed.is_ok(), "it must not be NULL");
+            let finding = fixture.report().finding.unwrap();
+            prop_assert_eq!(finding.seq, seq);
+        }
     }
 
     /// Any change of any byte of an export is found, or makes it no export.
     #[test]
     fn any_changed_byte_of_an_export_is_found(at in any::<prop::sample::Index>(), bit in 0u32..8) {
-        let fixture = Fixture::new(5);
+        let fixture = Fixture::new(Engine::Sqlite, 5);
         let mut export = fixture.export(true);
         let pins = fixture.pins();
         let at = at.index(export.len());

@@ -1,6 +1,6 @@
 //! Verification of the logs of databases.
 
-use rusqlite::Connection;
+use database::Connection;
 
 use super::archives::Archives;
 use super::chain::Chain;
@@ -55,7 +55,7 @@ fn verify_log(
     archives: &mut Archives,
 ) -> Result<Report, AuditError> {
     // One moment of a log that others append to.
-    let snapshot = db.unchecked_transaction()?;
+    let snapshot = db.moment()?;
     let mut verifier = archives.take(log, pins);
     verifier.at_log = true;
     for segment in segment::read(&snapshot)? {

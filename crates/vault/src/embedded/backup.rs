@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rusqlite::Connection;
+use database::Connection;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
@@ -110,7 +110,8 @@ impl EmbeddedVault {
         };
         self.audited(caller, &subject, |db| {
             self.authorize(db, caller, KeyPermission::Restore)?;
-            let row = self.put_back(db, &opened?)?;
+            let backup = opened.as_ref().map_err(VaultError::again)?;
+            let row = self.put_back(db, backup)?;
             let bundle = self.bundle(&self.settings_in(db)?, &row);
             Ok(Done::with_version(bundle, &row.version))
         })

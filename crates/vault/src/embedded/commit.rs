@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, TransactionBehavior};
+use database::{Connection, Database, Mode};
 
 use super::queue::{KeyUse, Settled, Speculation, Ticket, Turn};
 use super::subject::Subject;
@@ -158,8 +158,8 @@ impl EmbeddedVault {
         let outcome = match self.queue.wait(&ticket) {
             Turn::Settled(outcome) => outcome,
             Turn::Leads(mut lead) => {
-                let mut db = self.db();
-                self.settle_all(&mut db, lead.take());
+                let db = self.db();
+                self.settle_all(&db, lead.take());
                 ticket.take()
             }
         };
@@ -169,39 +169,15 @@ impl EmbeddedVault {
     }
 
     /// Settles all of `batch` in one transaction; outcomes are told once it is durable.
-    fn settle_all(&self, db: &mut Connection, batch: &[Arc<Ticket>]) {
-        let settled = (|| {
-            // Disks that run go on when the file system is full.
-            let unwraps =
-                |ticket: &Arc<Ticket>| ticket.key_use.permission == KeyPermission::UnwrapKey;
-            if batch.iter().any(unwraps) {
-                self.reserve.make_room(db);
-            }
-            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            self.put_off_in_doubt(&transaction)?;
-            let mut outcomes = Vec::with_capacity(batch.len());
-            let mut records = Vec::with_capacity(batch.len());
-            for ticket in batch {
-                let outcome = self.settle_one(&transaction, ticket);
-                if let Some((used, code)) = recorded(&outcome, &ticket.speculation) {
-                    let key_use = &ticket.key_use;
-                    let subject = Subject::of(key_use.operation, &key_use.key);
-                    let record = self.record(&key_use.caller, &subject, used, code);
-                    note_use(&transaction, &record)?;
-                    records.push(self.counted(&transaction, &key_use.caller, record)?);
-                }
-                outcomes.push(outcome);
-            }
-            if !records.is_empty() {
-                let now = self.clock.now();
-                self.chain.append_counted(&transaction, &records, now)?;
-            }
-            transaction.commit()?;
-            self.seen.note(&self.chain, db);
-            Ok::<_, VaultError>(outcomes)
-        })();
-        match settled {
+    fn settle_all(&self, db: &Database, batch: &[Arc<Ticket>]) {
+        // Disks that run go on when the file system is full.
+        let unwraps = |ticket: &Arc<Ticket>| ticket.key_use.permission == KeyPermission::UnwrapKey;
+        if batch.iter().any(unwraps) {
+            self.place.make_room(db);
+        }
+        match db.transaction(Mode::Write, |db| self.settled(db, batch)) {
             Ok(outcomes) => {
+                self.seen.note(&self.chain, db);
                 for (ticket, outcome) in batch.iter().zip(outcomes) {
                     ticket.put(outcome);
                 }
@@ -209,10 +185,42 @@ impl EmbeddedVault {
             // What cannot be recorded is not answered, to nobody of the batch.
             Err(error) => {
                 for ticket in batch {
-                    ticket.put(Err(VaultError::new(error.code, error.message.clone())));
+                    ticket.put(Err(error.again()));
                 }
             }
         }
+    }
+
+    /// Settles all of `batch` in a transaction, which may be done again: nothing is told to anybody here. The outcomes, in
+    /// the order of the tickets.
+    fn settled(
+        &self,
+        db: &Connection,
+        batch: &[Arc<Ticket>],
+    ) -> Result<Vec<Result<Settled, VaultError>>, VaultError> {
+        self.must_be_this(db)?;
+        self.put_off_in_doubt(db)?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let mut records = Vec::with_capacity(batch.len());
+        for ticket in batch {
+            let outcome = match self.settle_one(db, ticket) {
+                Err(failed) if failed.is_of_statement() => return Err(failed),
+                outcome => outcome,
+            };
+            if let Some((used, code)) = recorded(&outcome, &ticket.speculation) {
+                let key_use = &ticket.key_use;
+                let subject = Subject::of(key_use.operation, &key_use.key);
+                let record = self.record(&key_use.caller, &subject, used, code);
+                note_use(db, &record)?;
+                records.push(self.counted(db, &key_use.caller, record)?);
+            }
+            outcomes.push(outcome);
+        }
+        if !records.is_empty() {
+            let now = self.clock.now();
+            self.chain.append_counted(db, &records, now)?;
+        }
+        Ok(outcomes)
     }
 
     fn settle_one(&self, db: &Connection, ticket: &Ticket) -> Result<Settled, VaultError> {

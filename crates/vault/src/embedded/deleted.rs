@@ -1,10 +1,10 @@
 //! Soft delete: a deleted key can be recovered until its retention time is over.
 
-use rusqlite::Connection;
+use database::Connection;
 use time::Duration;
 
 use super::due::PURGE;
-use super::keys::latest;
+use super::keys::{behind, latest};
 use super::subject::{Done, Subject};
 use super::vault::EmbeddedVault;
 use crate::refusal;
@@ -58,7 +58,8 @@ impl EmbeddedVault {
     /// At most `max` deleted keys, from where [`Page::next`] has said.
     ///
     /// # Errors
-    /// [`Forbidden`](crate::VaultErrorCode::Forbidden) without the permission `list`.
+    /// [`Forbidden`](crate::VaultErrorCode::Forbidden) without the permission `list`,
+    /// [`BadParameter`](crate::VaultErrorCode::BadParameter) for an `after` that no page has given.
     pub fn deleted_keys_page(
         &self,
         caller: &Caller,
@@ -68,7 +69,7 @@ impl EmbeddedVault {
         self.audited(caller, &Subject::vault("KeyListDeleted"), |db| {
             self.authorize(db, caller, KeyPermission::List)?;
             let now = self.clock.now();
-            let mut rows = store::deleted_keys(db, after.unwrap_or_default(), usize::MAX)?;
+            let mut rows = store::deleted_keys(db, behind(after)?, usize::MAX)?;
             rows.retain(|row| row.purge_at > now);
             rows.truncate(max);
             let items: Result<Vec<_>, _> =

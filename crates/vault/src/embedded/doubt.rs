@@ -6,7 +6,7 @@
 //! that it is wrong. That is noted in the transaction of the next record, whatever it is: after it the
 //! last record is not long ago any more. A vault that nobody has used for long waits for that day, too.
 
-use rusqlite::Connection;
+use database::Connection;
 use time::{Duration, OffsetDateTime};
 
 use crate::VaultError;

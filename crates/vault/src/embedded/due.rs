@@ -17,7 +17,7 @@
 //! A crash between 1 and 3 leaves the rows, and the next try goes on. From the end of its retention
 //! time on nobody sees the key: it cannot be recovered, and its name is taken until 3.
 
-use rusqlite::{Connection, TransactionBehavior};
+use database::{Connection, Mode};
 use time::{Duration, OffsetDateTime};
 
 use super::doubt::{WHOLE_VAULT, is_doubted, puts_off};
@@ -130,41 +130,40 @@ impl EmbeddedVault {
             return Ok(false);
         };
         let destroyed = self.destroy(&rows);
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let now = self.clock.now();
-        if store::deleted_key(&transaction, name)?.is_none_or(|row| row.purge_at > now) {
+        let db = self.db();
+        let is_over = db.transaction(Mode::Write, |db| {
+            let now = self.clock.now();
+            if store::deleted_key(db, name)?.is_none_or(|row| row.purge_at > now) {
+                return Ok(false);
+            }
+            // The record of this purge would make the clock believed for the next key.
+            self.put_off_in_doubt(db)?;
+            if destroyed.is_ok() {
+                self.erase_rows(db, name)?;
+            }
+            let record = self.purge_record(name, destroyed.as_ref().err());
+            self.chain.append(db, &[record])?;
+            Ok::<_, VaultError>(true)
+        })?;
+        if !is_over {
             return Ok(false);
         }
-        // The record of this purge would make the clock believed for the next key.
-        self.put_off_in_doubt(&transaction)?;
-        if destroyed.is_ok() {
-            self.erase_rows(&transaction, name)?;
-        }
-        let record = self.purge_record(name, destroyed.as_ref().err());
-        self.chain.append(&transaction, &[record])?;
-        transaction.commit()?;
         self.seen.note(&self.chain, &db);
         destroyed.map(|()| true)
     }
 
     /// The versions of a key that is to be purged now by this process.
     fn claim_purge(&self, name: &str) -> Result<Option<Vec<KeyRow>>, VaultError> {
-        let mut db = self.db();
-        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let now = self.clock.now();
-        let over = store::deleted_key(&transaction, name)?.is_some_and(|row| row.purge_at <= now);
-        if !over || waits(&transaction, DueKind::Purge, name, now)? {
-            return Ok(None);
-        }
-        if puts_off(&transaction, name, now)? {
-            transaction.commit()?;
-            return Ok(None);
-        }
-        self.note_failure(&transaction, DueKind::Purge, name)?;
-        let rows = store::key_versions(&transaction, name, 0, usize::MAX)?;
-        transaction.commit()?;
-        Ok(Some(rows))
+        self.db().transaction(Mode::Write, |db| {
+            self.must_be_this(db)?;
+            let now = self.clock.now();
+            let over = store::deleted_key(db, name)?.is_some_and(|row| row.purge_at <= now);
+            if !over || waits(db, DueKind::Purge, name, now)? || puts_off(db, name, now)? {
+                return Ok(None);
+            }
+            self.note_failure(db, DueKind::Purge, name)?;
+            store::key_versions(db, name, 0, usize::MAX).map(Some)
+        })
     }
 
     /// Destroys, in the caller's transaction, the keys whose retention time is over, if no device

@@ -1,9 +1,8 @@
 //! Following a vault to another master key.
 
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 
-use rusqlite::Connection;
+use database::Connection;
 use zeroize::Zeroizing;
 
 use super::held::{Held, load_master};
@@ -39,20 +38,16 @@ impl EmbeddedVault {
         Arc::clone(&self.master.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Has the master key that the vault has now. In a transaction that holds the write lock it stays
-    /// the vault's until that ends.
+    /// Has the master key that the vault has now. In a transaction that changes something it stays the vault's until
+    /// that ends, or that comes to nothing.
     pub(super) fn follow_master(&self, db: &Connection) -> Result<(), VaultError> {
         let row = self.row_in(db)?;
         if row.master_check == self.held().check {
             return Ok(());
         }
-        let key = load_master(self.dir(), &row)?;
+        let key = load_master(self.place.dir(), &row)?;
         let check = row.master_check;
         *self.master.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Held { check, key });
         Ok(())
-    }
-
-    pub(super) fn dir(&self) -> &Path {
-        self.path.parent().unwrap_or(Path::new("."))
     }
 }

@@ -10,7 +10,7 @@
 //! The mark is in the vault's own database, so that it comes along wherever a restored vault is copied to, and every
 //! process that opens the vault finds it.
 
-use rusqlite::Connection;
+use database::Connection;
 use time::OffsetDateTime;
 
 use super::queue::KeyUse;
@@ -71,11 +71,18 @@ impl EmbeddedVault {
         if !may_lack {
             return refused;
         }
-        match store::incomplete(db) {
-            Ok(Some(since)) if matches!(self.is_decided(db, &key_use.key), Ok(false)) => {
-                refusal::incomplete(&self.name, since, &refused)
+        let undecided = || -> Result<Option<OffsetDateTime>, VaultError> {
+            let since = store::incomplete(db)?;
+            match since.is_some() && self.is_decided(db, &key_use.key)? {
+                true => Ok(None),
+                false => Ok(since),
             }
-            _ => refused,
+        };
+        match undecided() {
+            Ok(None) => refused,
+            Ok(Some(since)) => refusal::incomplete(&self.name, since, &refused),
+            // Whether it is a refusal cannot be told.
+            Err(failed) => failed,
         }
     }
 

@@ -1,6 +1,6 @@
 //! Making keys, bringing them in, listing and changing them.
 
-use rusqlite::Connection;
+use database::Connection;
 use uuid::Uuid;
 
 use super::subject::{Done, Subject};
@@ -88,7 +88,8 @@ impl EmbeddedVault {
     /// The latest version of at most `max` keys, from where [`Page::next`] has said.
     ///
     /// # Errors
-    /// [`VaultErrorCode::Forbidden`] without the permission `list`.
+    /// [`VaultErrorCode::Forbidden`] without the permission `list`, [`VaultErrorCode::BadParameter`] for an `after` that
+    /// no page has given.
     pub fn keys_page(
         &self,
         caller: &Caller,
@@ -97,7 +98,7 @@ impl EmbeddedVault {
     ) -> Result<Page<KeyBundle>, VaultError> {
         self.audited(caller, &Subject::vault("KeyList"), |db| {
             self.authorize(db, caller, KeyPermission::List)?;
-            let rows = store::latest_keys(db, after.unwrap_or_default(), max)?;
+            let rows = store::latest_keys(db, behind(after)?, max)?;
             self.page(db, &rows, max, |row| row.name.clone())
         })
     }
@@ -188,26 +189,24 @@ impl EmbeddedVault {
             version: &version,
         };
         let allowed = self.read(|db| self.may_add(db, gate, new));
-        let mut made = allowed.and_then(|()| make(&id).map(Some));
+        let made = allowed.and_then(|()| make(&id));
         let mut is_added = false;
         let added = self.audited(caller, subject, |db| {
+            is_added = false;
             self.may_add(db, gate, new)?;
             // Where the gate was opened between the two looks, the first refusal stands.
-            let key = std::mem::replace(&mut made, Ok(None))?;
-            let key = key.ok_or_else(|| refusal::changed(new.name))?;
+            let key = made.as_ref().map_err(VaultError::again)?;
             // A key keeps the case in which its name was given first.
             let known = store::latest_version(db, new.name)?;
             let name = known.map_or_else(|| new.name.to_owned(), |latest| latest.name);
-            let row = self.new_row(new, &name, &version, &key);
-            made = Ok(Some(key));
-            let row = row?;
+            let row = self.new_row(new, &name, &version, key)?;
             store::insert_key(db, &row)?;
             let bundle = self.bundle(&self.settings_in(db)?, &row);
             is_added = true;
             Ok(Done::with_version(bundle, &row.version))
         });
-        if let (Err(e), Ok(Some(key))) = (&added, &made) {
-            match is_added {
+        if let (Err(e), Ok(key)) = (&added, &made) {
+            match is_added && !e.has_changed_nothing() {
                 false => self.discard(&key.material),
                 // A commit that fails may be on storage all the same, and come into force when the
                 // database is opened the next time: with a key that must be there then.
@@ -275,8 +274,8 @@ impl EmbeddedVault {
         Ok(row)
     }
 
-    /// Puts the private part into a row that has everything else. The caller's transaction holds the
-    /// write lock, so that the master key is the vault's until the row is stored.
+    /// Puts the private part into a row that has everything else. In the caller's transaction the master key is the
+    /// vault's until the row is stored.
     pub(super) fn seal(&self, row: &mut KeyRow, material: &[u8]) -> Result<(), VaultError> {
         let slot = Slot {
             vault: self.id,
@@ -302,6 +301,19 @@ impl EmbeddedVault {
             next: rows.last().filter(|_| rows.len() == max).map(marker),
         })
     }
+}
+
+/// The name behind which a list goes on.
+pub(super) fn behind(after: Option<&str>) -> Result<&str, VaultError> {
+    let Some(after) = after else {
+        return Ok("");
+    };
+    let not_from_there = |_| {
+        let what = "the list cannot be continued from there";
+        VaultError::new(VaultErrorCode::BadParameter, what)
+    };
+    check_key_name(after).map_err(not_from_there)?;
+    Ok(after)
 }
 
 pub(super) fn latest(name: &str) -> KeyId {
@@ -352,7 +364,7 @@ mod tests {
     }
 
     /// How many private keys a failing creation destroys, with the vault's database prepared for it.
-    fn destroyed_by_a_failure(prepare: &str) -> usize {
+    fn destroyed_by_a_failure(prepare: &[&str]) -> usize {
         let dir = tempfile::tempdir().unwrap();
         let keys = Arc::new(Destroyed::default());
         let settings = VaultSettings::default();
@@ -362,7 +374,9 @@ mod tests {
         let owner = Caller::local(Uuid::new_v4());
         let all = Permissions::all();
         vault.set_policy(&owner, owner.object_id, &all).unwrap();
-        vault.db().execute_batch(prepare).unwrap();
+        for sql in prepare {
+            vault.db().execute(sql, &[]).unwrap();
+        }
         let new = NewKey::new(KeySize::Rsa2048);
         assert!(vault.create_key(&owner, "k", &new).is_err());
         keys.0.load(Ordering::SeqCst)
@@ -372,13 +386,15 @@ mod tests {
     fn the_private_key_of_a_version_that_may_be_there_is_not_destroyed() {
         let refused = "CREATE TEMP TRIGGER refusing BEFORE INSERT ON main.key_versions
              BEGIN SELECT RAISE(ABORT, 'no'); END";
-        assert_eq!(destroyed_by_a_failure(refused), 1);
+        assert_eq!(destroyed_by_a_failure(&[refused]), 1);
         // The end of the transaction fails, of which SQLite may have written more than it says.
-        let at_the_end = "CREATE TEMP TABLE parent (id INTEGER PRIMARY KEY);
-             CREATE TEMP TABLE child
-                 (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
-             CREATE TEMP TRIGGER failing AFTER INSERT ON main.key_versions
-             BEGIN INSERT INTO child VALUES (1); END;";
-        assert_eq!(destroyed_by_a_failure(at_the_end), 0);
+        let at_the_end = [
+            "CREATE TEMP TABLE parent (id INTEGER PRIMARY KEY)",
+            "CREATE TEMP TABLE child
+                 (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)",
+            "CREATE TEMP TRIGGER failing AFTER INSERT ON main.key_versions
+             BEGIN INSERT INTO child VALUES (1); END",
+        ];
+        assert_eq!(destroyed_by_a_failure(&at_the_end), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! The embedded vault: an SQLite database and a master key in a directory of its own.
+//! The embedded vault: a database, and a master key in a directory of its own.
 
 mod allowed;
 mod backup;

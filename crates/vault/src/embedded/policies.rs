@@ -1,6 +1,6 @@
 //! What a vault does with deleted keys, who may do what in it, and from where.
 
-use rusqlite::Connection;
+use database::Connection;
 use uuid::Uuid;
 
 use super::subject::{Subject, VAULT_DELETE_POLICY};

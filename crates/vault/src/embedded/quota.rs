@@ -7,7 +7,7 @@
 //! checks of a running disk only count, so that a disk is never refused because of what its identity
 //! does besides.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use database::{Connection, params};
 use thiserror::Error;
 use time::{Duration, OffsetDateTime};
 
@@ -46,7 +46,7 @@ impl EmbeddedVault {
         if caller.origin == Origin::Vault || is_essential(operation) {
             return Ok(());
         }
-        if operation != "KeyUnwrap" && self.reserve.is_spent() {
+        if operation != "KeyUnwrap" && self.place.is_spent() {
             return Err(AuditError::Full.into());
         }
         let now = micros(self.clock.now());
@@ -90,13 +90,12 @@ impl EmbeddedVault {
         }
         let now = micros(self.clock.now());
         let until = until(db, caller, now)?.max(now) + weight * each(db)?;
-        db.prepare_cached("INSERT OR REPLACE INTO audit_quota (caller, until) VALUES (?, ?)")?
-            .execute(params![caller.object_id.to_string(), until])?;
-        let known: i64 = db
-            .prepare_cached("SELECT count(*) FROM audit_quota")?
-            .query_row([], |row| row.get(0))?;
+        let sql = "INSERT INTO audit_quota (caller, until) VALUES (?, ?) \
+                   ON CONFLICT (caller) DO UPDATE SET until = excluded.until";
+        db.execute(sql, params![caller.object_id.to_string(), until])?;
+        let known: i64 = db.the_value("SELECT count(*) FROM audit_quota", &[])?;
         if known > KNOWN {
-            db.execute("DELETE FROM audit_quota WHERE until < ?", [now])?;
+            db.execute("DELETE FROM audit_quota WHERE until < ?", params![now])?;
         }
         Ok(())
     }
@@ -111,9 +110,9 @@ pub(crate) fn busiest(
     now: OffsetDateTime,
 ) -> Result<Option<(String, u64)>, VaultError> {
     let sql = "SELECT caller, until FROM audit_quota ORDER BY until DESC LIMIT 1";
-    let found: Option<(String, i64)> = db
-        .query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
+    let found = db.first(sql, &[], |row| {
+        Ok::<_, VaultError>((row.get::<String>(0)?, row.get::<i64>(1)?))
+    })?;
     Ok(found.and_then(|(caller, until)| {
         let used = until.saturating_sub(micros(now));
         let percent = used.max(0).unsigned_abs() / (SPAN_MICROS.unsigned_abs() / 100);
@@ -132,11 +131,8 @@ fn each(db: &Connection) -> Result<i64, VaultError> {
 /// limit then, and does not wait until that time.
 fn until(db: &Connection, caller: &Caller, now: i64) -> Result<i64, VaultError> {
     let sql = "SELECT until FROM audit_quota WHERE caller = ?";
-    let found = db
-        .prepare_cached(sql)?
-        .query_row([caller.object_id.to_string()], |row| row.get(0))
-        .optional()?;
-    let found: i64 = found.unwrap_or(0);
+    let found: Option<i64> = db.value(sql, params![caller.object_id.to_string()])?;
+    let found = found.unwrap_or(0);
     let full = now + SPAN_MICROS;
     Ok(match found > full + SPAN_MICROS + REFUSAL * each(db)? {
         true => full,

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rusqlite::{Connection, TransactionBehavior};
+use database::{Connection, Mode};
 use time::OffsetDateTime;
 
 use super::quota::THROTTLED;
@@ -111,12 +111,12 @@ impl EmbeddedVault {
 
     /// The room that the log has in reserve, in bytes.
     pub fn reserve_size(&self) -> u64 {
-        self.reserve.size()
+        self.place.reserve_size()
     }
 
-    /// Where the vault's database is.
-    pub fn database(&self) -> &Path {
-        &self.path
+    /// The file that the vault's database is; `None` for one on a server.
+    pub fn database(&self) -> Option<&Path> {
+        self.place.file()
     }
 
     /// Reads the audit log with its chain and its database.
@@ -128,14 +128,14 @@ impl EmbeddedVault {
     pub(super) fn settle_in_passing(&self) {
         let now = self.clock.now();
         let settled = || -> Result<(), VaultError> {
-            let mut db = self.db();
+            let db = self.db();
             if !self.chain.has_overdue(&db, now)? {
                 return Ok(());
             }
-            let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            self.put_off_in_doubt(&transaction)?;
-            self.chain.append_counted(&transaction, &[], now)?;
-            Ok(transaction.commit()?)
+            db.transaction(Mode::Write, |db| {
+                self.put_off_in_doubt(db)?;
+                Ok(self.chain.append_counted(db, &[], now)?)
+            })
         };
         if let Err(e) = settled() {
             log::error!("key vault '{}': {e}", self.name);
@@ -176,7 +176,7 @@ impl EmbeddedVault {
         }
         // Whoever changes something says what, and whoever uses a key, for which disk.
         let (disk, detail) = match &subject.detail {
-            Some(detail) => (None, Some(detail.clone())),
+            Some(detail) => (None, Some(without_nul(detail))),
             None => (caller.purpose.disk.as_deref(), claim(caller)),
         };
         AuditRecord {
@@ -185,14 +185,24 @@ impl EmbeddedVault {
                 caller: caller.object_id.to_string(),
                 origin: caller.origin.to_string(),
                 operation: subject.operation.into(),
-                key: subject.key.map(shortened),
-                version: used.or(subject.version).map(shortened),
-                disk: disk.map(shortened),
+                key: subject.key.map(recordable),
+                version: used.or(subject.version).map(recordable),
+                disk: disk.map(recordable),
                 detail,
                 code: refusal.map(|code| code.as_str().into()),
             },
         }
     }
+}
+
+/// What was asked for as the log has it, which is not as long as it may be.
+fn recordable(text: &str) -> String {
+    without_nul(&shortened(text))
+}
+
+/// A text that every database takes: one that does not would refuse the records of all who are in the same transaction.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// What a caller says that it wants a key for, beside the disk's name. What a client over the network

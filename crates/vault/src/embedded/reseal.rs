@@ -2,7 +2,8 @@
 //!
 //! # Order of steps
 //!
-//! Under a `flock` of the vault's directory:
+//! Under a `flock` of the vault's directory, which keeps others on this host out; of two hosts that do so at once one
+//! begins step 2 again:
 //!
 //! 1. the new key is made in its place, under a name of its own, and is durable;
 //! 2. one transaction encrypts every stored key, the signing key of the audit log and the keys of earlier
@@ -19,7 +20,7 @@
 //! Other processes that have the vault open see in their next transaction that the key is another one, and
 //! load it.
 
-use rusqlite::Connection;
+use database::Connection;
 
 use super::held::Held;
 use super::subject::Subject;
@@ -59,7 +60,7 @@ impl EmbeddedVault {
     /// # Errors
     /// [`VaultErrorCode::MasterKey`] when the new one is unavailable; the vault is as it was then.
     pub fn reseal(&self, caller: &Caller, place: &MasterPlace) -> Result<Resealed, VaultError> {
-        let dir = self.dir().to_owned();
+        let dir = self.place.dir().to_owned();
         let fail = |e: std::io::Error| {
             let what = format!("cannot use {}", dir.display());
             VaultError::caused(VaultErrorCode::Internal, what, e)
@@ -75,6 +76,7 @@ impl EmbeddedVault {
         };
         let mut is_changed = false;
         let changed = self.audited(caller, &subject, |db| {
+            is_changed = false;
             let check = new.check_value(self.id)?.to_vec();
             if check != self.held().check {
                 self.encrypt_under(db, &new)?;
@@ -87,7 +89,8 @@ impl EmbeddedVault {
             Ok(check) => check,
             Err(e) => {
                 // A file that was there before is the owner's. One that something may be under stays.
-                if let Some(file) = source.own_file().filter(|_| !is_changed) {
+                let is_unused = !is_changed || e.has_changed_nothing();
+                if let Some(file) = source.own_file().filter(|_| is_unused) {
                     destroy(&dir.join(file))?;
                 }
                 return Err(e);
@@ -99,8 +102,7 @@ impl EmbeddedVault {
             .master
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = std::sync::Arc::new(held);
-        self.db()
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        self.place.overwrite_log()?;
         self.destroy_files(|name| source.own_file() != Some(name))?;
         let elsewhere = |source: &MasterSource| source.own_file().is_none();
         let before = before.or_else(|| default_source(&self.name));
@@ -148,7 +150,7 @@ impl EmbeddedVault {
 
     /// Destroys the files in the vault's directory that have, or had, a master key and that nothing names.
     fn destroy_files(&self, is_unnamed: impl Fn(&str) -> bool) -> Result<(), VaultError> {
-        let dir = self.dir();
+        let dir = self.place.dir();
         let fail = |e: std::io::Error| {
             let what = format!("cannot look into {}", dir.display());
             VaultError::caused(VaultErrorCode::Internal, what, e)
@@ -175,10 +177,12 @@ mod tests {
     };
 
     /// Has each commit fail that gives the vault another master key: what SQLite can only say then.
-    const FAILING: &str = "CREATE TEMP TABLE parent (id INTEGER PRIMARY KEY);
-         CREATE TEMP TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED);
-         CREATE TEMP TRIGGER failing AFTER UPDATE OF master ON main.vault
-         BEGIN INSERT INTO child VALUES (1); END;";
+    const FAILING: [&str; 3] = [
+        "CREATE TEMP TABLE parent (id INTEGER PRIMARY KEY)",
+        "CREATE TEMP TABLE child (id INTEGER REFERENCES parent (id) DEFERRABLE INITIALLY DEFERRED)",
+        "CREATE TEMP TRIGGER failing AFTER UPDATE OF master ON main.vault
+         BEGIN INSERT INTO child VALUES (1); END",
+    ];
 
     fn key_files(dir: &Path) -> usize {
         let names = std::fs::read_dir(dir).unwrap();
@@ -205,7 +209,9 @@ mod tests {
         let wrapped = vault.wrap_key(&owner, &key(None), algorithm, &[9; 64]);
         let wrapped = wrapped.unwrap();
 
-        vault.db().execute_batch(FAILING).unwrap();
+        for sql in FAILING {
+            vault.db().execute(sql, &[]).unwrap();
+        }
         assert!(vault.reseal(&owner, &MasterPlace::Beside).is_err());
         assert_eq!(
             key_files(dir.path()),
@@ -213,7 +219,7 @@ mod tests {
             "both, whichever the database names"
         );
         assert_eq!(vault.master_source().unwrap(), None);
-        vault.db().execute_batch("DROP TRIGGER failing").unwrap();
+        vault.db().execute("DROP TRIGGER failing", &[]).unwrap();
         vault.reseal(&owner, &MasterPlace::Beside).unwrap();
         assert_eq!(key_files(dir.path()), 1);
         let version = key(Some(wrapped.key_version));
@@ -230,7 +236,7 @@ mod tests {
         let owner = Caller::local(uuid::Uuid::new_v4());
         let refusing = "CREATE TEMP TRIGGER refusing BEFORE UPDATE OF master ON main.vault
              BEGIN SELECT RAISE(ABORT, 'no'); END";
-        vault.db().execute_batch(refusing).unwrap();
+        vault.db().execute(refusing, &[]).unwrap();
         assert!(vault.reseal(&owner, &MasterPlace::Beside).is_err());
         assert_eq!(key_files(dir.path()), 1);
     }

@@ -1,6 +1,6 @@
 //! New versions of keys: on request, and by the rotation policy.
 
-use rusqlite::Connection;
+use database::Connection;
 use time::OffsetDateTime;
 
 use super::keys::{Gate, Make, NewVersion, latest};

@@ -1,6 +1,6 @@
 //! An operation and its record in the audit log, in one transaction.
 
-use rusqlite::{Connection, TransactionBehavior};
+use database::{Connection, Mode};
 
 use super::subject::{Done, Subject, is_essential, is_for_deleted};
 use super::vault::EmbeddedVault;
@@ -11,52 +11,69 @@ impl EmbeddedVault {
     /// Runs one operation: its checks, what it changes and its record in the audit log are one
     /// transaction, which is durable before the caller learns the outcome. A refusal takes the
     /// changes back and is recorded; when no record can be written there is no answer but that.
+    ///
+    /// Where another host was faster, all of it is done again: what `operation` does besides statements must bear that.
     pub(super) fn audited<T, D: Into<Done<T>>>(
         &self,
         caller: &Caller,
         subject: &Subject<'_>,
-        operation: impl FnOnce(&Connection) -> Result<D, VaultError>,
+        mut operation: impl FnMut(&Connection) -> Result<D, VaultError>,
     ) -> Result<T, VaultError> {
-        let mut db = self.db();
+        let db = self.db();
         if is_essential(subject.operation) {
-            self.reserve.make_room(&db);
+            self.place.make_room(&db);
         }
-        let mut transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        self.follow_master(&transaction)?;
-        self.put_off_in_doubt(&transaction)?;
-        // Whoever looks at the vault sees no key whose time is over.
-        let purged = self.purge_expired(&transaction)?;
-        let each = |record| Counted {
-            record,
-            window: None,
-        };
-        let mut records: Vec<Counted> = purged.into_iter().map(each).collect();
-        let savepoint = transaction.savepoint()?;
+        let outcome = db.transaction(Mode::Write, |db| {
+            self.follow_master(db)?;
+            self.put_off_in_doubt(db)?;
+            // Whoever looks at the vault sees no key whose time is over.
+            let purged = self.purge_expired(db)?;
+            let each = |record| Counted {
+                record,
+                window: None,
+            };
+            let mut records: Vec<Counted> = purged.into_iter().map(each).collect();
+            let outcome = self.attempt(db, caller, subject, &mut operation)?;
+            let (used, refusal) = match &outcome {
+                Ok(done) => (done.version.as_deref(), None),
+                Err(refusal) => (None, Some(refusal.code)),
+            };
+            let record = self.record(caller, subject, used, refusal);
+            records.push(self.counted(db, caller, record)?);
+            let now = self.clock.now();
+            self.chain.append_counted(db, &records, now)?;
+            Ok::<_, VaultError>(outcome)
+        })?;
+        self.seen.note(&self.chain, &db);
+        outcome.map(|done| done.value)
+    }
+
+    /// The outcome of an operation within a transaction, in which nothing is changed by one that is refused. An error
+    /// beside that is one of the transaction.
+    fn attempt<T, D: Into<Done<T>>>(
+        &self,
+        db: &Connection,
+        caller: &Caller,
+        subject: &Subject<'_>,
+        operation: &mut impl FnMut(&Connection) -> Result<D, VaultError>,
+    ) -> Result<Result<Done<T>, VaultError>, VaultError> {
+        db.execute("SAVEPOINT operation", &[])?;
         let allowed = match is_for_deleted(subject.operation) {
             true => Ok(()),
-            false => self.refuse_deleted(&savepoint),
+            false => self.refuse_deleted(db),
         };
-        let admitted = self.admit(&savepoint, caller, subject.operation);
-        let outcome = match allowed.and(admitted).and_then(|()| operation(&savepoint)) {
-            Ok(done) => {
-                savepoint.commit()?;
-                Ok(done.into())
-            }
+        let outcome = allowed
+            .and_then(|()| self.admit(db, caller, subject.operation))
+            .and_then(|()| operation(db));
+        let outcome = match outcome {
+            Ok(done) => Ok(done.into()),
+            Err(failed) if failed.is_of_statement() => return Err(failed),
             Err(refusal) => {
-                savepoint.finish()?;
+                db.execute("ROLLBACK TO SAVEPOINT operation", &[])?;
                 Err(refusal)
             }
         };
-        let (used, refusal) = match &outcome {
-            Ok(done) => (done.version.as_deref(), None),
-            Err(refusal) => (None, Some(refusal.code)),
-        };
-        let record = self.record(caller, subject, used, refusal);
-        records.push(self.counted(&transaction, caller, record)?);
-        self.chain
-            .append_counted(&transaction, &records, self.clock.now())?;
-        transaction.commit()?;
-        self.seen.note(&self.chain, &db);
-        outcome.map(|done| done.value)
+        db.execute("RELEASE SAVEPOINT operation", &[])?;
+        Ok(outcome)
     }
 }

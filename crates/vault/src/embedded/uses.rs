@@ -1,6 +1,6 @@
 //! Who used which key version last, beside the log.
 
-use rusqlite::Connection;
+use database::Connection;
 
 use crate::VaultError;
 use crate::audit::AuditRecord;

@@ -1,9 +1,10 @@
 //! The vault as a process has it open.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, TransactionBehavior};
+use database::{Connection, Database, Mode};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -12,23 +13,25 @@ use super::cache::KeyCache;
 use super::held::{Held, load_master};
 use super::queue::Queue;
 use super::uses::note_use;
-use crate::audit::{AuditRecord, Chain, Finding, Reserve, Seen};
+use crate::audit::{AuditRecord, Chain, Finding, Seen};
 use crate::bundle::KeyBundle;
 use crate::clock::Clock;
-use crate::error::is_there;
 use crate::master::{MasterKey, MasterPlace};
+use crate::place::VaultPlace;
 use crate::private_keys::{PrivateKeys, SoftwareKeys};
 use crate::refusal;
 use crate::store::{self, KeyRow, VaultRow};
 use crate::{Caller, KeyId, KeyType, VaultError, VaultErrorCode, VaultSettings, vault_url};
-use database::sqlite;
 
 /// For each private key that is kept ready, uses of keys that are remembered.
 const USES_OF_KEY: usize = 4;
 
-/// A key vault in a directory: `vault.db` and, unless systemd provides it, `master.key`.
+/// A key vault in a directory: `vault.db` and, unless systemd provides it, `master.key`. The database may be on a server
+/// in place of the file ([`VaultPlace`]).
 ///
-/// Any number of threads may use one, and any number of processes may have the same vault open.
+/// Any number of threads may use one, and any number of processes may have the same vault open, on several hosts where
+/// its database is on a server. Nothing that one of them keeps in memory decides anything: the transaction that counts
+/// looks at everything again.
 pub struct EmbeddedVault {
     pub(super) id: Uuid,
     pub(super) name: String,
@@ -39,17 +42,16 @@ pub struct EmbeddedVault {
     pub(super) chain: Chain,
     pub(super) seen: Seen,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) path: PathBuf,
-    /// Device and inode of the database.
-    pub(super) file: (u64, u64),
+    pub(super) place: VaultPlace,
+    /// Device and inode of the database, where it is a file.
+    file: Option<(u64, u64)>,
+    /// Whether another vault was seen in the database.
+    is_replaced: AtomicBool,
     /// What writes.
-    pub(super) db: Mutex<Connection>,
-    /// What reads while another thread commits; opened at its first use.
-    pub(super) reader: Mutex<Option<Connection>>,
+    pub(super) db: Mutex<Database>,
     pub(super) queue: Queue,
     pub(super) cache: KeyCache,
     pub(super) allowed: Allowed,
-    pub(super) reserve: Reserve,
 }
 
 impl EmbeddedVault {
@@ -96,9 +98,25 @@ impl EmbeddedVault {
         keys: Arc<dyn PrivateKeys>,
         master: Option<&MasterPlace>,
     ) -> Result<Self, VaultError> {
+        let place = VaultPlace::in_directory(dir);
+        Self::create_in(place, name, settings, clock, keys, master)
+    }
+
+    /// As [`create_at`](Self::create_at), of a vault whose database may be on a server: there is none in it yet.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create), and [`VaultErrorCode::Unreachable`] for the server.
+    pub fn create_in(
+        place: VaultPlace,
+        name: &str,
+        settings: &VaultSettings,
+        clock: Arc<dyn Clock>,
+        keys: Arc<dyn PrivateKeys>,
+        master: Option<&MasterPlace>,
+    ) -> Result<Self, VaultError> {
         settings.check()?;
-        let path = dir.join("vault.db");
-        let mut db = sqlite::open(&path, &store::SCHEMA)?;
+        let db = place.open()?;
+        let dir = place.dir();
         let (master, source) = match master {
             None => (MasterKey::create(dir, name)?, None),
             Some(place) => {
@@ -116,8 +134,8 @@ impl EmbeddedVault {
             master: source,
         };
         store::insert_vault(&db, &row)?;
-        let chain = chain(&mut db, &master, clock.as_ref())?;
-        Self::new(row, master, keys, chain, clock, path, db)
+        let chain = chain(&db, &place, &master, clock.as_ref())?;
+        Self::new(row, master, keys, chain, clock, place, db)
     }
 
     /// Opens the vault `name` in `dir`. Keys whose retention time is over are purged, unless a
@@ -141,28 +159,35 @@ impl EmbeddedVault {
         clock: Arc<dyn Clock>,
         keys: Arc<dyn PrivateKeys>,
     ) -> Result<Self, VaultError> {
-        let missing = || {
-            VaultError::no_files(format!(
-                "there is no key vault '{name}' in {}; restore the directory from a backup",
-                dir.display()
-            ))
-        };
-        let path = dir.join("vault.db");
-        if !is_there(&path)? {
+        Self::open_in(VaultPlace::in_directory(dir), name, clock, keys)
+    }
+
+    /// As [`open_with`](Self::open_with), of a vault whose database may be on a server.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and [`VaultErrorCode::Unreachable`] for the server.
+    pub fn open_in(
+        place: VaultPlace,
+        name: &str,
+        clock: Arc<dyn Clock>,
+        keys: Arc<dyn PrivateKeys>,
+    ) -> Result<Self, VaultError> {
+        let missing = || VaultError::no_files(place.lacks(name));
+        if !place.is_there()? {
             return Err(missing());
         }
-        Reserve::of(&path).release_if_full();
-        let mut db = sqlite::open(&path, &store::SCHEMA)?;
+        place.release_if_full();
+        let db = place.open()?;
         let row = store::vault(&db)?
             .filter(|row| row.name == name)
             .ok_or_else(missing)?;
-        let master = load_master(dir, &row)?;
-        let chain = chain(&mut db, &master, clock.as_ref())?;
-        let vault = Self::new(row, master, keys, chain, clock, path, db)?;
+        let master = load_master(place.dir(), &row)?;
+        let chain = chain(&db, &place, &master, clock.as_ref())?;
+        let vault = Self::new(row, master, keys, chain, clock, place, db)?;
         if !vault.in_device() {
             vault.purge_in_passing();
         }
-        vault.reserve.keep();
+        vault.place.keep_reserve();
         vault.settle_in_passing();
         Ok(vault)
     }
@@ -173,21 +198,21 @@ impl EmbeddedVault {
         keys: Arc<dyn PrivateKeys>,
         chain: Chain,
         clock: Arc<dyn Clock>,
-        path: PathBuf,
-        db: Connection,
+        place: VaultPlace,
+        db: Database,
     ) -> Result<Self, VaultError> {
-        let seen = Seen::open(&chain, &db, &path, &format!("vault/{}", row.name))?;
+        let seen = Seen::open(&chain, &db, place.path(), &format!("vault/{}", row.name))?;
         if let Some(finding) = seen.finding() {
             log::warn!("the key vault '{}': {}", row.name, finding.what);
         }
-        let file = file_id(&path).map_err(|e| {
-            let what = format!("cannot look at {}", path.display());
+        let file = place.file_id().map_err(|e| {
+            let what = format!("cannot look at {}", place.path().display());
             VaultError::caused(VaultErrorCode::Internal, what, e)
         })?;
         Ok(Self {
             seen,
             file,
-            reserve: Reserve::of(&path),
+            is_replaced: AtomicBool::new(false),
             id: row.id,
             url: vault_url(&row.name),
             name: row.name,
@@ -199,9 +224,8 @@ impl EmbeddedVault {
             keys,
             chain,
             clock,
-            path,
+            place,
             db: Mutex::new(db),
-            reader: Mutex::new(None),
             queue: Queue::default(),
             cache: KeyCache::default(),
             allowed: Allowed::default(),
@@ -222,7 +246,8 @@ impl EmbeddedVault {
     /// Whether the database that is open is still the one of that name, and not one that was removed or
     /// replaced.
     pub fn is_current(&self) -> bool {
-        file_id(&self.path).is_ok_and(|now| now == self.file)
+        let is_file = || self.place.file_id().is_ok_and(|now| now == self.file);
+        !self.is_replaced.load(Ordering::Relaxed) && is_file()
     }
 
     /// The vault's name.
@@ -291,14 +316,33 @@ impl EmbeddedVault {
 
     pub(super) fn row_in(&self, db: &Connection) -> Result<VaultRow, VaultError> {
         let gone = || VaultError::new(VaultErrorCode::Internal, "the vault's first row is gone");
-        store::vault(db)?.ok_or_else(gone)
+        let row = store::vault(db)?.ok_or_else(gone)?;
+        if row.id == self.id {
+            return Ok(row);
+        }
+        self.is_replaced.store(true, Ordering::Relaxed);
+        Err(VaultError::new(
+            VaultErrorCode::VaultNotFound,
+            format!(
+                "the key vault '{}' that was open is gone, and another one is in its place; try again",
+                self.name
+            ),
+        ))
+    }
+
+    /// Refuses another vault in the place of this one. A file that was replaced is another file, which is not open here.
+    pub(super) fn must_be_this(&self, db: &Connection) -> Result<(), VaultError> {
+        match self.place.is_shared() {
+            true => self.row_in(db).map(drop),
+            false => Ok(()),
+        }
     }
 
     pub(super) fn bundle(&self, settings: &VaultSettings, row: &KeyRow) -> KeyBundle {
         KeyBundle::new(&self.url, settings, row)
     }
 
-    pub(super) fn db(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn db(&self) -> MutexGuard<'_, Database> {
         // A panic elsewhere rolled its transaction back; the connection itself is intact.
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -308,48 +352,46 @@ impl EmbeddedVault {
         &self,
         look: impl FnOnce(&Connection) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
-        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
-        let db = match reader.take() {
-            Some(db) => db,
-            None => sqlite::open(&self.path, &store::SCHEMA)?,
-        };
-        look(reader.insert(db))
+        self.place.read(look)
     }
-}
-
-fn file_id(path: &Path) -> std::io::Result<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    let metadata = std::fs::metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
 }
 
 /// The chain of the audit log; the first process that opens the database makes it, and puts the
 /// records into it that a version of this program without chains has left.
-fn chain(db: &mut Connection, master: &MasterKey, clock: &dyn Clock) -> Result<Chain, VaultError> {
+fn chain(
+    db: &Database,
+    place: &VaultPlace,
+    master: &MasterKey,
+    clock: &dyn Clock,
+) -> Result<Chain, VaultError> {
     let sealing = master.for_audit()?;
     if let Some(chain) = Chain::load(db, &sealing)? {
         return Ok(chain);
     }
-    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if let Some(chain) = Chain::load(&transaction, &sealing)? {
-        return Ok(chain);
-    }
-    let now = clock.now();
-    let chain = Chain::create(&transaction, &sealing, now)?;
-    let mut records = store::take_unchained_audit(&transaction)?;
-    if !records.is_empty() {
-        let vault = Caller::vault();
-        for record in &records {
-            note_use(&transaction, record)?;
+    db.transaction(Mode::Write, |db| {
+        if let Some(chain) = Chain::load(db, &sealing)? {
+            return Ok(chain);
         }
-        let note = format!(
-            "{} records are from before this log was chained, as they were found",
-            records.len()
-        );
-        let chained = AuditRecord::new(vault.object_id, &vault.origin, "AuditChained");
-        records.push(chained.at(now).with_detail(note));
-        chain.append(&transaction, &records)?;
-    }
-    transaction.commit()?;
-    Ok(chain)
+        let now = clock.now();
+        let chain = Chain::create(db, &sealing, now)?;
+        // A server never had what is older.
+        let mut records = match place.is_shared() {
+            true => Vec::new(),
+            false => store::take_unchained_audit(db)?,
+        };
+        if !records.is_empty() {
+            let vault = Caller::vault();
+            for record in &records {
+                note_use(db, record)?;
+            }
+            let note = format!(
+                "{} records are from before this log was chained, as they were found",
+                records.len()
+            );
+            let chained = AuditRecord::new(vault.object_id, &vault.origin, "AuditChained");
+            records.push(chained.at(now).with_detail(note));
+            chain.append(db, &records)?;
+        }
+        Ok(chain)
+    })
 }

@@ -1,6 +1,7 @@
 //! Soft delete of the vault itself. It is marked in the vault's own database, so that every process
 //! that has it open, and every disk that uses its keys, finds it deleted at its next operation.
 
+use database::Connection;
 use time::Duration;
 
 use super::doubt::WHOLE_VAULT;
@@ -105,7 +106,7 @@ impl EmbeddedVault {
         self.destroy(&rows)
     }
 
-    fn find_deletion(&self, db: &rusqlite::Connection) -> Result<VaultDeletion, VaultError> {
+    fn find_deletion(&self, db: &Connection) -> Result<VaultDeletion, VaultError> {
         store::deletion(db)?.ok_or_else(|| {
             VaultError::new(
                 VaultErrorCode::Conflict,

@@ -1,4 +1,4 @@
-//! How times and ids stand in columns.
+//! How times, ids and numbers stand in columns.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -22,6 +22,14 @@ pub(super) fn time(text: &str) -> Result<OffsetDateTime, VaultError> {
 pub(super) fn uuid(text: &str) -> Result<Uuid, VaultError> {
     Uuid::parse_str(text).map_err(|e| {
         let what = format!("the key vault's database is damaged: '{text}' is no id");
+        VaultError::caused(VaultErrorCode::Internal, what, e)
+    })
+}
+
+/// A number that is neither negative nor large.
+pub(super) fn small(number: i64) -> Result<u32, VaultError> {
+    u32::try_from(number).map_err(|e| {
+        let what = format!("the key vault's database is damaged: {number} is out of bounds");
         VaultError::caused(VaultErrorCode::Internal, what, e)
     })
 }

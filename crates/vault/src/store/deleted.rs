@@ -1,10 +1,10 @@
-//! Deleted keys in `vault.db`.
+//! Deleted keys.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use database::{Connection, Row, params};
 use time::OffsetDateTime;
 
 use super::columns::{text, time};
-use crate::{VaultError, VaultErrorCode};
+use crate::{VaultError, VaultErrorCode, check_key_name};
 
 /// A key that is deleted and not yet purged.
 pub(crate) struct DeletedRow {
@@ -22,14 +22,13 @@ pub(crate) fn insert_deleted(db: &Connection, row: &DeletedRow) -> Result<(), Va
     Ok(())
 }
 
-/// The deleted key of that name.
+/// The deleted key of that name, which is none where no key is called so.
 pub(crate) fn deleted_key(db: &Connection, name: &str) -> Result<Option<DeletedRow>, VaultError> {
+    if check_key_name(name).is_err() {
+        return Ok(None);
+    }
     let sql = "SELECT name, deleted, purge_at FROM deleted_keys WHERE name = ?";
-    let found = db
-        .prepare_cached(sql)?
-        .query_row([name], columns)
-        .optional()?;
-    found.map(parse).transpose()
+    db.first(sql, params![name], parse)
 }
 
 /// At most `max` deleted keys behind the name `after`, by name.
@@ -41,9 +40,7 @@ pub(crate) fn deleted_keys(
     let sql = "SELECT name, deleted, purge_at FROM deleted_keys WHERE name > ? ORDER BY name \
                LIMIT ?";
     let max = i64::try_from(max).unwrap_or(i64::MAX);
-    let mut statement = db.prepare_cached(sql)?;
-    let rows = statement.query_map(params![after, max], columns)?;
-    rows.map(|row| parse(row?)).collect()
+    db.select(sql, params![after, max], parse)
 }
 
 /// Ends the retention time of a deleted key: nobody can recover it any more.
@@ -59,7 +56,7 @@ pub(crate) fn expire_deleted(
 
 /// Makes a key one that is not deleted; its versions are there again, or were erased.
 pub(crate) fn remove_deleted(db: &Connection, name: &str) -> Result<(), VaultError> {
-    match db.execute("DELETE FROM deleted_keys WHERE name = ?", [name])? {
+    match db.execute("DELETE FROM deleted_keys WHERE name = ?", params![name])? {
         1 => Ok(()),
         _ => Err(VaultError::new(
             VaultErrorCode::Conflict,
@@ -68,16 +65,10 @@ pub(crate) fn remove_deleted(db: &Connection, name: &str) -> Result<(), VaultErr
     }
 }
 
-type Columns = (String, String, String);
-
-fn columns(row: &Row<'_>) -> rusqlite::Result<Columns> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-}
-
-fn parse((name, deleted, purge_at): Columns) -> Result<DeletedRow, VaultError> {
+fn parse(row: &Row) -> Result<DeletedRow, VaultError> {
     Ok(DeletedRow {
-        name,
-        deleted: time(&deleted)?,
-        purge_at: time(&purge_at)?,
+        name: row.get(0)?,
+        deleted: time(row.text(1)?)?,
+        purge_at: time(row.text(2)?)?,
     })
 }

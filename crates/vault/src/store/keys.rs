@@ -1,11 +1,11 @@
-//! Key versions and rotation policies in `vault.db`.
+//! Key versions and rotation policies.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use database::{Connection, Row, Value, params};
 use time::OffsetDateTime;
 
 use super::columns::{text, time};
 use crate::rotation::RotationPolicy;
-use crate::{KeyId, KeyOps, SeenKey, Tags, VaultError, VaultErrorCode};
+use crate::{KeyId, KeyOps, SeenKey, Tags, VaultError, VaultErrorCode, check_key_name};
 
 /// One version of a key.
 #[derive(Clone)]
@@ -63,9 +63,9 @@ pub(crate) fn insert_key(db: &Connection, key: &KeyRow) -> Result<(), VaultError
             key.expires.map(text).transpose()?,
             text(key.created)?,
             text(key.updated)?,
-            key.n,
-            key.e,
-            key.sealed,
+            key.n.as_slice(),
+            key.e.as_slice(),
+            key.sealed.as_slice(),
             key.kty,
             key.key_ops.to_string(),
             tags_text(&key.tags)?,
@@ -74,13 +74,17 @@ pub(crate) fn insert_key(db: &Connection, key: &KeyRow) -> Result<(), VaultError
     Ok(())
 }
 
-/// That version, or the latest, of a key that is not deleted.
+/// That version, or the latest, of a key that is not deleted. What no key is called is not looked for: PostgreSQL takes
+/// letters that look alike for the same, and refuses others.
 pub(crate) fn key(db: &Connection, id: &KeyId) -> Result<Option<KeyRow>, VaultError> {
+    if check_key_name(&id.name).is_err() {
+        return Ok(None);
+    }
     let sql = format!(
-        "SELECT {COLUMNS} FROM key_versions WHERE name = ?1 AND (?2 IS NULL OR version = ?2) \
+        "SELECT {COLUMNS} FROM key_versions WHERE name = ?1 AND (version = ?2 OR ?2 IS NULL) \
          AND {LIVE} ORDER BY seq DESC LIMIT 1"
     );
-    Ok(select(db, &sql, params![id.name, id.version])?.pop())
+    db.first(&sql, params![id.name, id.version], key_row)
 }
 
 /// The latest version of at most `max` keys behind the name `after`, by name.
@@ -116,29 +120,25 @@ pub(crate) fn seen_versions(db: &Connection) -> Result<Vec<SeenKey>, VaultError>
         "SELECT name, version, enabled, not_before, expires, created, {LATEST} AS latest, \
          NOT ({LIVE}) AS deleted FROM key_versions ORDER BY name, seq"
     );
-    let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query([])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(SeenKey {
+    db.select(&sql, &[], |row| {
+        Ok(SeenKey {
             name: row.get("name")?,
             version: row.get("version")?,
             enabled: row.get("enabled")?,
             not_before: optional_time(row, "not_before")?,
             expires: optional_time(row, "expires")?,
-            created: time(&row.get::<_, String>("created")?)?,
+            created: time(row.text("created")?)?,
             is_latest: row.get("latest")?,
             is_deleted: row.get("deleted")?,
-        });
-    }
-    Ok(found)
+        })
+    })
 }
 
 /// The latest version of a key, deleted or not.
 pub(crate) fn latest_version(db: &Connection, name: &str) -> Result<Option<KeyRow>, VaultError> {
     let sql =
         format!("SELECT {COLUMNS} FROM key_versions WHERE name = ? ORDER BY seq DESC LIMIT 1");
-    Ok(select(db, &sql, [name])?.pop())
+    db.first(&sql, params![name], key_row)
 }
 
 /// Writes back what may change of a version that was read at `key.rev`.
@@ -172,8 +172,11 @@ pub(crate) fn update_key(db: &Connection, key: &KeyRow) -> Result<(), VaultError
 
 /// Removes every version of a key, its rotation policy and who has used it.
 pub(crate) fn erase_key(db: &Connection, name: &str) -> Result<(), VaultError> {
-    db.execute("DELETE FROM key_versions WHERE name = ?", [name])?;
-    db.execute("DELETE FROM rotation_policies WHERE name = ?", [name])?;
+    db.execute("DELETE FROM key_versions WHERE name = ?", params![name])?;
+    db.execute(
+        "DELETE FROM rotation_policies WHERE name = ?",
+        params![name],
+    )?;
     super::uses::erase_uses(db, name)
 }
 
@@ -183,8 +186,7 @@ pub(crate) fn rotation_policy(
     name: &str,
 ) -> Result<Option<RotationPolicy>, VaultError> {
     let sql = "SELECT policy FROM rotation_policies WHERE name = ?";
-    let found: Option<String> = db.query_row(sql, [name], |row| row.get(0)).optional()?;
-    found.as_deref().map(parse_policy).transpose()
+    db.first(sql, params![name], |row| parse_policy(row.text(0)?))
 }
 
 /// The rotation policies of all keys that are not deleted.
@@ -192,13 +194,9 @@ pub(crate) fn rotation_policies(
     db: &Connection,
 ) -> Result<Vec<(String, RotationPolicy)>, VaultError> {
     let sql = format!("SELECT name, policy FROM rotation_policies WHERE {LIVE} ORDER BY name");
-    let mut statement = db.prepare_cached(&sql)?;
-    let mut rows = statement.query([])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push((row.get(0)?, parse_policy(&row.get::<_, String>(1)?)?));
-    }
-    Ok(found)
+    db.select(&sql, &[], |row| {
+        Ok((row.get(0)?, parse_policy(row.text(1)?)?))
+    })
 }
 
 /// Replaces a key's rotation policy.
@@ -208,8 +206,9 @@ pub(crate) fn set_rotation_policy(
     policy: &RotationPolicy,
 ) -> Result<(), VaultError> {
     let text = serde_json::to_string(policy).map_err(unstorable)?;
-    let sql = "INSERT OR REPLACE INTO rotation_policies (name, policy) VALUES (?, ?)";
-    db.execute(sql, [name, &text])?;
+    let sql = "INSERT INTO rotation_policies (name, policy) VALUES (?, ?) \
+               ON CONFLICT (name) DO UPDATE SET name = excluded.name, policy = excluded.policy";
+    db.execute(sql, params![name, text])?;
     Ok(())
 }
 
@@ -228,32 +227,21 @@ fn unstorable(source: serde_json::Error) -> VaultError {
     VaultError::caused(VaultErrorCode::Internal, "it cannot be stored", source)
 }
 
-/// SQLite's integers are signed.
+/// The integers of databases are signed.
 fn limit(max: usize) -> i64 {
     i64::try_from(max).unwrap_or(i64::MAX)
 }
 
-pub(super) fn select(
-    db: &Connection,
-    sql: &str,
-    parameters: impl rusqlite::Params,
-) -> Result<Vec<KeyRow>, VaultError> {
-    let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query(parameters)?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(key_row(row)?);
-    }
-    Ok(found)
+fn select(db: &Connection, sql: &str, values: &[Value<'_>]) -> Result<Vec<KeyRow>, VaultError> {
+    db.select(sql, values, key_row)
 }
 
-fn optional_time(row: &Row<'_>, column: &str) -> Result<Option<OffsetDateTime>, VaultError> {
+fn optional_time(row: &Row, column: &str) -> Result<Option<OffsetDateTime>, VaultError> {
     let text: Option<String> = row.get(column)?;
     text.as_deref().map(time).transpose()
 }
 
-fn key_row(row: &Row<'_>) -> Result<KeyRow, VaultError> {
-    let tags: String = row.get("tags")?;
+fn key_row(row: &Row) -> Result<KeyRow, VaultError> {
     Ok(KeyRow {
         seq: row.get("seq")?,
         name: row.get("name")?,
@@ -262,14 +250,14 @@ fn key_row(row: &Row<'_>) -> Result<KeyRow, VaultError> {
         enabled: row.get("enabled")?,
         not_before: optional_time(row, "not_before")?,
         expires: optional_time(row, "expires")?,
-        created: time(&row.get::<_, String>("created")?)?,
-        updated: time(&row.get::<_, String>("updated")?)?,
+        created: time(row.text("created")?)?,
+        updated: time(row.text("updated")?)?,
         n: row.get("n")?,
         e: row.get("e")?,
         sealed: row.get("sealed")?,
         kty: row.get("kty")?,
-        key_ops: row.get::<_, String>("key_ops")?.parse()?,
-        tags: serde_json::from_str(&tags).map_err(|e| {
+        key_ops: row.text("key_ops")?.parse()?,
+        tags: serde_json::from_str(row.text("tags")?).map_err(|e| {
             let what = "the key vault's database is damaged: a key's tags are none";
             VaultError::caused(VaultErrorCode::Internal, what, e)
         })?,

@@ -1,9 +1,9 @@
 //! What is due and failed: when it is tried again.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use database::{Connection, params};
 use time::OffsetDateTime;
 
-use super::columns::{text, time};
+use super::columns::{small, text, time};
 use crate::VaultError;
 
 /// Something that a vault does by itself when its time has come.
@@ -37,17 +37,12 @@ pub(crate) fn retry(
     name: &str,
 ) -> Result<Option<Retry>, VaultError> {
     let sql = "SELECT attempts, next FROM due_retries WHERE kind = ? AND name = ?";
-    let columns = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?));
-    let found = db
-        .prepare_cached(sql)?
-        .query_row([kind.as_str(), name], columns)
-        .optional()?;
-    found
-        .map(|(attempts, next)| {
-            let next = time(&next)?;
-            Ok(Retry { attempts, next })
+    db.first(sql, params![kind.as_str(), name], |row| {
+        Ok(Retry {
+            attempts: small(row.get(0)?)?,
+            next: time(row.text(1)?)?,
         })
-        .transpose()
+    })
 }
 
 /// Notes a failure.
@@ -57,36 +52,37 @@ pub(crate) fn put_retry(
     name: &str,
     retry: &Retry,
 ) -> Result<(), VaultError> {
-    let sql = "INSERT OR REPLACE INTO due_retries (kind, name, attempts, next) VALUES (?, ?, ?, ?)";
-    db.prepare_cached(sql)?.execute(params![
-        kind.as_str(),
-        name,
-        retry.attempts,
-        text(retry.next)?
-    ])?;
+    let sql = "INSERT INTO due_retries (kind, name, attempts, next) VALUES (?, ?, ?, ?) \
+               ON CONFLICT (kind, name) DO UPDATE \
+               SET attempts = excluded.attempts, next = excluded.next";
+    db.execute(
+        sql,
+        params![
+            kind.as_str(),
+            name,
+            i64::from(retry.attempts),
+            text(retry.next)?
+        ],
+    )?;
     Ok(())
 }
 
 /// Lets everything that has failed be tried again at once.
 pub(crate) fn end_pauses(db: &Connection, now: OffsetDateTime) -> Result<(), VaultError> {
     let sql = "UPDATE due_retries SET next = ? WHERE attempts > 0";
-    db.execute(sql, [text(now)?])?;
+    db.execute(sql, params![text(now)?])?;
     Ok(())
 }
 
 /// When the last record was made, by the clock of then.
 pub(crate) fn last_recorded(db: &Connection) -> Result<Option<OffsetDateTime>, VaultError> {
     let sql = "SELECT time FROM audit_head";
-    let last: Option<String> = db
-        .prepare_cached(sql)?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    last.map(|last| time(&last)).transpose()
+    db.first(sql, &[], |row| time(row.text(0)?))
 }
 
 /// It was done, or is not due any more.
 pub(crate) fn clear_retry(db: &Connection, kind: DueKind, name: &str) -> Result<(), VaultError> {
     let sql = "DELETE FROM due_retries WHERE kind = ? AND name = ?";
-    db.prepare_cached(sql)?.execute([kind.as_str(), name])?;
+    db.execute(sql, params![kind.as_str(), name])?;
     Ok(())
 }

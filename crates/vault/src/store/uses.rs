@@ -1,6 +1,6 @@
 //! Who has used which key version, and when last.
 
-use rusqlite::{Connection, Row, params};
+use database::{Connection, Row, params};
 use time::OffsetDateTime;
 
 use super::columns::{text, time, uuid};
@@ -23,39 +23,46 @@ pub(crate) fn note_use(db: &Connection, row: &UseRow<'_>) -> Result<(), VaultErr
     let at = text(row.time)?;
     let sql = "UPDATE key_uses SET uses = uses + 1, last = ?, origin = ? WHERE name = ? AND \
                version = ? AND caller = ? AND operation = ? AND disk = ?";
-    let known = db.prepare_cached(sql)?.execute(params![
-        at,
-        row.origin,
-        row.name,
-        row.version,
-        caller,
-        row.operation,
-        row.disk
-    ])?;
+    let known = db.execute(
+        sql,
+        params![
+            at,
+            row.origin,
+            row.name,
+            row.version,
+            caller,
+            row.operation,
+            row.disk
+        ],
+    )?;
     if known > 0 {
         return Ok(());
     }
     let sql = "SELECT count(*) FROM key_uses WHERE name = ? AND version = ? AND caller = ? AND \
                operation = ?";
-    let key = params![row.name, row.version, caller, row.operation];
-    let disks: i64 = db.prepare_cached(sql)?.query_row(key, |row| row.get(0))?;
+    let disks: i64 = db.the_value(sql, params![row.name, row.version, caller, row.operation])?;
     let disk = if disks < i64::from(NAMED_DISKS) {
         row.disk
     } else {
         ""
     };
     let sql = "INSERT INTO key_uses (name, version, caller, operation, disk, origin, first, last, \
-               uses) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, 1) ON CONFLICT DO UPDATE SET \
-               uses = uses + 1, last = ?7, origin = ?6";
-    db.prepare_cached(sql)?.execute(params![
-        row.name,
-        row.version,
-        caller,
-        row.operation,
-        disk,
-        row.origin,
-        at
-    ])?;
+               uses) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1) \
+               ON CONFLICT (name, version, caller, operation, disk) DO UPDATE \
+               SET uses = key_uses.uses + 1, last = excluded.last, origin = excluded.origin";
+    db.execute(
+        sql,
+        params![
+            row.name,
+            row.version,
+            caller,
+            row.operation,
+            disk,
+            row.origin,
+            at,
+            at
+        ],
+    )?;
     Ok(())
 }
 
@@ -66,40 +73,33 @@ pub(crate) fn key_uses(
     version: Option<&str>,
 ) -> Result<Vec<KeyUsed>, VaultError> {
     let sql = "SELECT version, caller, operation, disk, origin, first, last, uses FROM key_uses \
-               WHERE name = ?1 AND (?2 IS NULL OR version = ?2) \
+               WHERE name = ?1 AND (version = ?2 OR ?2 IS NULL) \
                ORDER BY version, caller, operation, disk";
-    let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query(params![name, version])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        found.push(key_used(row)?);
-    }
-    Ok(found)
+    db.select(sql, params![name, version], key_used)
 }
 
 /// The names of the keys that have been used.
 pub(crate) fn used_keys(db: &Connection) -> Result<Vec<String>, VaultError> {
-    let mut statement = db.prepare("SELECT DISTINCT name FROM key_uses ORDER BY name")?;
-    let names = statement.query_map([], |row| row.get(0))?;
-    Ok(names.collect::<Result<_, _>>()?)
+    let sql = "SELECT DISTINCT name FROM key_uses ORDER BY name";
+    db.select(sql, &[], |row| Ok(row.get(0)?))
 }
 
 /// Forgets the uses of a key that is gone for good.
 pub(super) fn erase_uses(db: &Connection, name: &str) -> Result<(), VaultError> {
-    db.execute("DELETE FROM key_uses WHERE name = ?", [name])?;
+    db.execute("DELETE FROM key_uses WHERE name = ?", params![name])?;
     Ok(())
 }
 
-fn key_used(row: &Row<'_>) -> Result<KeyUsed, VaultError> {
+fn key_used(row: &Row) -> Result<KeyUsed, VaultError> {
     let disk: String = row.get(3)?;
     Ok(KeyUsed {
         version: row.get(0)?,
-        caller: uuid(&row.get::<_, String>(1)?)?,
+        caller: uuid(row.text(1)?)?,
         operation: row.get(2)?,
         disk: (!disk.is_empty()).then_some(disk),
         origin: row.get(4)?,
-        first: time(&row.get::<_, String>(5)?)?,
-        last: time(&row.get::<_, String>(6)?)?,
-        uses: row.get::<_, i64>(7)?.unsigned_abs(),
+        first: time(row.text(5)?)?,
+        last: time(row.text(6)?)?,
+        uses: row.get::<i64>(7)?.unsigned_abs(),
     })
 }

@@ -1,67 +1,12 @@
-//! The vault itself: its schema, its row, its policies and its sealed keys.
+//! The vault itself: its row, its policies and its sealed keys.
 
-use rusqlite::{Connection, OptionalExtension, ffi, params};
+use database::{Connection, params};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::{text, time, uuid};
-use crate::audit::{self, AuditRecord, Event};
+use super::columns::{small, text, time, uuid};
+use crate::audit::{AuditRecord, Event};
 use crate::{MasterSource, NetworkRules, Permissions, VaultError, VaultErrorCode, VaultSettings};
-use database::sqlite::Schema;
-
-/// Private keys are the only secrets in it, and they are sealed under the master key
-/// (`sealed` = nonce ‖ ciphertext ‖ tag). A version's `seq` orders versions: the latest of a key
-/// is the one that was made last. A deleted key keeps its versions and its name; `deleted_keys`
-/// hides them. The audit log is only ever appended to. `key_uses` says who has used a key version
-/// when, in the transaction of each record, and stays when records are archived; `due_retries` when
-/// what is due and failed is tried again.
-pub(crate) const SCHEMA: Schema = Schema {
-    what: "key vault",
-    application_id: 0x5EA1_0BA7,
-    steps: &[
-        |db| db.execute_batch(include_str!("version-1.sql")),
-        |db| {
-            db.execute_batch(include_str!("version-2.sql"))?;
-            db.execute_batch(audit::TABLES)
-        },
-        |db| db.execute_batch(include_str!("version-3.sql")),
-        |db| {
-            refuse_names_that_differ_in_case(db)?;
-            db.execute_batch(include_str!("version-4.sql"))
-        },
-        |db| db.execute_batch(include_str!("version-5.sql")),
-        |db| {
-            db.execute_batch(include_str!("version-6.sql"))?;
-            let mut tables = audit::TABLES_2.iter();
-            tables.try_for_each(|table| db.execute_batch(table))
-        },
-        |db| db.execute_batch(audit::TABLES_3),
-        // From where the vault may be asked; without rules, from everywhere.
-        |db| db.execute_batch("ALTER TABLE vault ADD COLUMN network TEXT"),
-        // Since when the vault may lack what was in it before.
-        |db| db.execute_batch("ALTER TABLE vault ADD COLUMN incomplete TEXT"),
-    ],
-};
-
-/// Two keys whose names differ in case only would be one from version 4 on. Which of them is meant then
-/// nobody can say, so the file stays as it is.
-fn refuse_names_that_differ_in_case(db: &Connection) -> rusqlite::Result<()> {
-    let sql = "SELECT min(name), max(name) FROM key_versions GROUP BY name COLLATE NOCASE \
-               HAVING count(DISTINCT name) > 1 LIMIT 1";
-    let names = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-    let found: Option<(String, String)> = db.query_row(sql, [], names).optional()?;
-    match found {
-        None => Ok(()),
-        Some((one, other)) => Err(rusqlite::Error::SqliteFailure(
-            ffi::Error::new(ffi::SQLITE_CONSTRAINT_UNIQUE),
-            Some(format!(
-                "the keys '{one}' and '{other}' differ in case only, and this version of sealdisk \
-                 compares names of keys without case, as Azure does; move the disks of one of them \
-                 to another key, then delete and purge it, with the version of sealdisk that made it"
-            )),
-        )),
-    }
-}
 
 /// That a vault was deleted, and until when it can be recovered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,8 +36,8 @@ pub(crate) fn insert_vault(db: &Connection, vault: &VaultRow) -> Result<(), Vaul
             vault.id.to_string(),
             vault.name,
             text(vault.created)?,
-            vault.master_check,
-            vault.settings.retention_days,
+            vault.master_check.as_slice(),
+            i64::from(vault.settings.retention_days),
             vault.settings.purge_protection,
             vault.master.as_ref().map(master_text).transpose()?,
         ],
@@ -104,33 +49,33 @@ pub(crate) fn insert_vault(db: &Connection, vault: &VaultRow) -> Result<(), Vaul
 pub(crate) fn vault(db: &Connection) -> Result<Option<VaultRow>, VaultError> {
     let sql = "SELECT vault_id, name, created, master_check, retention_days, purge_protection, \
                master FROM vault";
-    let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query([])?;
-    let Some(row) = rows.next()? else {
-        return Ok(None);
-    };
-    Ok(Some(VaultRow {
-        id: uuid(&row.get::<_, String>(0)?)?,
-        name: row.get(1)?,
-        created: time(&row.get::<_, String>(2)?)?,
-        master_check: row.get(3)?,
-        settings: VaultSettings {
-            retention_days: row.get(4)?,
-            purge_protection: row.get(5)?,
-        },
-        master: row
-            .get::<_, Option<String>>(6)?
-            .map(|text| serde_json::from_str(&text).map_err(|_| damaged("the master key's place")))
-            .transpose()?,
-    }))
+    db.first(sql, &[], |row| {
+        let master: Option<String> = row.get(6)?;
+        Ok(VaultRow {
+            id: uuid(row.text(0)?)?,
+            name: row.get(1)?,
+            created: time(row.text(2)?)?,
+            master_check: row.get(3)?,
+            settings: VaultSettings {
+                retention_days: small(row.get(4)?)?,
+                purge_protection: row.get(5)?,
+            },
+            master: master
+                .map(|text| {
+                    serde_json::from_str(&text).map_err(|_| damaged("the master key's place"))
+                })
+                .transpose()?,
+        })
+    })
 }
 
 /// Whether the vault is deleted.
 pub(crate) fn deletion(db: &Connection) -> Result<Option<VaultDeletion>, VaultError> {
-    let found: Option<(Option<String>, Option<String>)> = db
-        .prepare_cached("SELECT deleted, purge_at FROM vault")?
-        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
-        .optional()?;
+    let sql = "SELECT deleted, purge_at FROM vault";
+    let found = db.first(sql, &[], |row| {
+        let times: (Option<String>, Option<String>) = (row.get(0)?, row.get(1)?);
+        Ok::<_, VaultError>(times)
+    })?;
     match found {
         Some((Some(deleted), Some(purge_at))) => Ok(Some(VaultDeletion {
             deleted: time(&deleted)?,
@@ -158,10 +103,7 @@ pub(crate) fn set_deletion(
 
 /// Since when the vault may lack keys and policies that it had.
 pub(crate) fn incomplete(db: &Connection) -> Result<Option<OffsetDateTime>, VaultError> {
-    let found: Option<Option<String>> = db
-        .prepare_cached("SELECT incomplete FROM vault")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
+    let found: Option<Option<String>> = db.value("SELECT incomplete FROM vault", &[])?;
     found.flatten().map(|text| time(&text)).transpose()
 }
 
@@ -171,7 +113,7 @@ pub(crate) fn set_incomplete(
     since: Option<OffsetDateTime>,
 ) -> Result<(), VaultError> {
     let since = since.map(text).transpose()?;
-    db.execute("UPDATE vault SET incomplete = ?", [since])?;
+    db.execute("UPDATE vault SET incomplete = ?", params![since])?;
     Ok(())
 }
 
@@ -209,10 +151,7 @@ pub(crate) fn sealed(
     version: &str,
 ) -> Result<Option<Vec<u8>>, VaultError> {
     let sql = "SELECT sealed FROM key_versions WHERE name = ? AND version = ?";
-    let mut statement = db.prepare_cached(sql)?;
-    Ok(statement
-        .query_row([name, version], |row| row.get(0))
-        .optional()?)
+    Ok(db.value(sql, params![name, version])?)
 }
 
 /// Replaces it.
@@ -226,39 +165,41 @@ pub(crate) fn set_sealed(db: &Connection, seq: i64, sealed: &[u8]) -> Result<(),
 
 /// The keys of earlier backups, the newest first.
 pub(crate) fn backup_keys(db: &Connection) -> Result<Vec<Vec<u8>>, VaultError> {
-    let mut statement = db.prepare("SELECT sealed FROM backup_keys ORDER BY seq")?;
-    let keys = statement.query_map([], |row| row.get(0))?;
-    Ok(keys.collect::<Result<_, _>>()?)
+    let sql = "SELECT sealed FROM backup_keys ORDER BY seq";
+    db.select(sql, &[], |row| Ok(row.get(0)?))
 }
 
 pub(crate) fn add_backup_key(db: &Connection, sealed: &[u8]) -> Result<(), VaultError> {
-    db.execute("INSERT INTO backup_keys (sealed) VALUES (?)", [sealed])?;
+    let sql = "INSERT INTO backup_keys (sealed) VALUES (?)";
+    db.execute(sql, params![sealed])?;
     Ok(())
 }
 
 pub(crate) fn clear_backup_keys(db: &Connection) -> Result<(), VaultError> {
-    db.execute("DELETE FROM backup_keys", [])?;
+    db.execute("DELETE FROM backup_keys", &[])?;
     Ok(())
 }
 
 /// Whether any private key of the vault is in a token.
 pub(crate) fn has_token_keys(db: &Connection) -> Result<bool, VaultError> {
     let sql = "SELECT EXISTS (SELECT 1 FROM key_versions WHERE kty = 'RSA-HSM')";
-    Ok(db.query_row(sql, [], |row| row.get(0))?)
+    Ok(db.the_value(sql, &[])?)
 }
 
 /// The names of all keys, deleted ones too.
 pub(crate) fn all_key_names(db: &Connection) -> Result<Vec<String>, VaultError> {
-    let mut statement = db.prepare("SELECT DISTINCT name FROM key_versions ORDER BY name")?;
-    let names = statement.query_map([], |row| row.get(0))?;
-    Ok(names.collect::<Result<_, _>>()?)
+    let sql = "SELECT DISTINCT name FROM key_versions ORDER BY name";
+    db.select(sql, &[], |row| Ok(row.get(0)?))
 }
 
 /// Writes what the vault does with deleted keys.
 pub(crate) fn update_vault(db: &Connection, settings: &VaultSettings) -> Result<(), VaultError> {
     db.execute(
         "UPDATE vault SET retention_days = ?, purge_protection = ?",
-        params![settings.retention_days, settings.purge_protection],
+        params![
+            i64::from(settings.retention_days),
+            settings.purge_protection
+        ],
     )?;
     Ok(())
 }
@@ -266,7 +207,7 @@ pub(crate) fn update_vault(db: &Connection, settings: &VaultSettings) -> Result<
 /// From where the vault may be asked.
 pub(crate) fn network_rules(db: &Connection) -> Result<NetworkRules, VaultError> {
     let sql = "SELECT network FROM vault";
-    let text: Option<String> = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+    let text: Option<String> = db.the_value(sql, &[])?;
     match text {
         None => Ok(NetworkRules::default()),
         Some(text) => serde_json::from_str(&text).map_err(|_| damaged("the network rules")),
@@ -279,42 +220,35 @@ pub(crate) fn set_network_rules(db: &Connection, rules: &NetworkRules) -> Result
         let what = "the network rules cannot be stored";
         VaultError::caused(VaultErrorCode::BadParameter, what, e)
     })?;
-    db.execute("UPDATE vault SET network = ?", [text])?;
+    db.execute("UPDATE vault SET network = ?", params![text])?;
     Ok(())
 }
 
 /// How many records of one identity the vault takes in 10 seconds.
 pub(crate) fn operations_limit(db: &Connection) -> Result<i64, VaultError> {
     let sql = "SELECT operations_limit FROM vault";
-    Ok(db.prepare_cached(sql)?.query_row([], |row| row.get(0))?)
+    Ok(db.the_value(sql, &[])?)
 }
 
 /// Changes that.
 pub(crate) fn set_operations_limit(db: &Connection, limit: u32) -> Result<(), VaultError> {
-    db.execute("UPDATE vault SET operations_limit = ?", [limit])?;
+    let sql = "UPDATE vault SET operations_limit = ?";
+    db.execute(sql, params![i64::from(limit)])?;
     Ok(())
 }
 
 pub(crate) fn permissions(db: &Connection, object_id: Uuid) -> Result<Permissions, VaultError> {
     let sql = "SELECT permissions FROM access_policies WHERE object_id = ?";
-    let found: Option<String> = db
-        .prepare_cached(sql)?
-        .query_row([object_id.to_string()], |row| row.get(0))
-        .optional()?;
+    let found: Option<String> = db.value(sql, params![object_id.to_string()])?;
     found.as_deref().unwrap_or_default().parse()
 }
 
 /// All access policies, by object id.
 pub(crate) fn policies(db: &Connection) -> Result<Vec<(Uuid, Permissions)>, VaultError> {
     let sql = "SELECT object_id, permissions FROM access_policies ORDER BY object_id";
-    let mut statement = db.prepare_cached(sql)?;
-    let mut rows = statement.query([])?;
-    let mut found = Vec::new();
-    while let Some(row) = rows.next()? {
-        let permissions = row.get::<_, String>(1)?.parse()?;
-        found.push((uuid(&row.get::<_, String>(0)?)?, permissions));
-    }
-    Ok(found)
+    db.select(sql, &[], |row| {
+        Ok((uuid(row.text(0)?)?, row.text(1)?.parse()?))
+    })
 }
 
 /// Replaces what the identity may do.
@@ -324,8 +258,9 @@ pub(crate) fn set_policy(
     permissions: &Permissions,
 ) -> Result<(), VaultError> {
     db.execute(
-        "INSERT INTO access_policies (object_id, rev, permissions) VALUES (?1, 1, ?2) \
-         ON CONFLICT DO UPDATE SET rev = rev + 1, permissions = ?2",
+        "INSERT INTO access_policies (object_id, rev, permissions) VALUES (?, 1, ?) \
+         ON CONFLICT (object_id) DO UPDATE \
+         SET rev = access_policies.rev + 1, permissions = excluded.permissions",
         params![object_id.to_string(), permissions.names().join(" ")],
     )?;
     Ok(())
@@ -334,20 +269,16 @@ pub(crate) fn set_policy(
 /// Whether there was one.
 pub(crate) fn delete_policy(db: &Connection, object_id: Uuid) -> Result<bool, VaultError> {
     let sql = "DELETE FROM access_policies WHERE object_id = ?";
-    Ok(db.execute(sql, [object_id.to_string()])? == 1)
+    Ok(db.execute(sql, params![object_id.to_string()])? == 1)
 }
 
 /// Takes the audit log that a version 1 vault has left, the oldest line first.
 pub(crate) fn take_unchained_audit(db: &Connection) -> Result<Vec<AuditRecord>, VaultError> {
     let sql = "SELECT time, caller, operation, key, version, detail, code FROM audit_unchained \
                ORDER BY seq";
-    let mut records = Vec::new();
-    let mut statement = db.prepare(sql)?;
-    let mut rows = statement.query([])?;
-    while let Some(row) = rows.next()? {
-        let time = time(&row.get::<_, String>(0)?)?;
+    let records = db.select(sql, &[], |row| {
         let event = Event {
-            caller: uuid(&row.get::<_, String>(1)?)?.to_string(),
+            caller: uuid(row.text(1)?)?.to_string(),
             origin: "unknown".into(),
             operation: row.get(2)?,
             key: row.get(3)?,
@@ -356,10 +287,9 @@ pub(crate) fn take_unchained_audit(db: &Connection) -> Result<Vec<AuditRecord>, 
             detail: row.get(5)?,
             code: row.get(6)?,
         };
-        records.push(AuditRecord { time, event });
-    }
-    drop(rows);
-    drop(statement);
-    db.execute_batch("DROP TABLE audit_unchained")?;
+        let time = time(row.text(0)?)?;
+        Ok::<_, VaultError>(AuditRecord { time, event })
+    })?;
+    db.execute("DROP TABLE audit_unchained", &[])?;
     Ok(records)
 }

@@ -5,7 +5,7 @@ use crate::audit::Entry;
 
 /// Makes the database of a fixture what it was in version 1.
 fn downgrade(fixture: &Fixture) {
-    let db = rusqlite::Connection::open(fixture.dir.path().join("vault.db")).unwrap();
+    let db = rusqlite::Connection::open(fixture.place.dir().join("vault.db")).unwrap();
     let columns = "seq, name, version, rev, enabled, not_before, expires, created, updated, n, e, \
                    sealed";
     db.execute_batch(&format!(
@@ -32,7 +32,7 @@ fn downgrade(fixture: &Fixture) {
 
 #[test]
 fn an_old_vault_keeps_its_keys_policies_and_records() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::new(Engine::Sqlite);
     let wrapped = fixture.wrap().unwrap();
     fixture.vault.key(&caller(), &latest("k")).unwrap_err();
     let without_origin = |log: Vec<Entry>| -> Vec<_> {

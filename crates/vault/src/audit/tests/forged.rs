@@ -1,7 +1,9 @@
 //! Files of archived segments that somebody wrote who has not got the log's key.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
 
 use super::kept::{archive, read};
 use super::*;
@@ -10,7 +12,7 @@ use crate::audit::line::{Line, write_line};
 
 /// A log with `segments` segments and records behind them.
 fn archived(segments: usize) -> (Fixture, TempDir, Vec<Archived>) {
-    let fixture = Fixture::new(20);
+    let fixture = Fixture::new(Engine::Sqlite, 20);
     let dir = tempfile::tempdir().unwrap();
     let segments = (0..segments).map(|_| {
         let segment = archive(&fixture, dir.path());
@@ -165,7 +167,7 @@ fn the_signed_head_of_a_log_is_missed_behind_its_segments() {
 /// A crash between the two steps of archiving leaves the file and the records.
 #[test]
 fn archiving_that_was_cut_off_is_named_as_what_it_may_be() {
-    let fixture = Fixture::new(10);
+    let fixture = Fixture::new(Engine::Sqlite, 10);
     let dir = tempfile::tempdir().unwrap();
     let now = OffsetDateTime::now_utc();
     let written = fixture.log.read(|chain, db| {
