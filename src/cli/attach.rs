@@ -132,7 +132,7 @@ pub struct AttachArgs {
     /// was set last, at first writeback]
     #[arg(long, value_name = "writeback|writethrough", value_parser = cache_mode)]
     cache: Option<CacheMode>,
-    /// Give up completed but unflushed writes whose runtime map is lost
+    /// Give up completed but unflushed writes whose runtime map is lost, or on a host that is gone
     #[arg(long)]
     discard_unflushed: bool,
     /// Tell a program or a webhook of the disk's events: an absolute path with arguments, which gets the event as

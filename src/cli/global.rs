@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use installation::{Installation, default_state_dir};
+use installation::{Installation, check_host_name, default_state_dir};
 
 use super::logging::LogFormat;
 use super::output::Query;
@@ -21,6 +21,16 @@ pub(super) struct GlobalArgs {
     /// /run/sealdisk for root, else $XDG_RUNTIME_DIR/sealdisk]
     #[arg(long, global = true, env = "SEALDISK_RUNTIME_DIR", value_name = "DIR")]
     pub(super) runtime_dir: Option<PathBuf>,
+    /// The name of this host, by which the disks that it attaches say on storage of several hosts where they are
+    /// attached [default: made of its machine id]
+    #[arg(
+        long,
+        global = true,
+        env = "SEALDISK_HOST",
+        value_name = "NAME",
+        value_parser = check_host_name
+    )]
+    pub(super) host_name: Option<String>,
     /// Output format of results; with json and jsonc, of errors too
     #[arg(long, short, global = true, value_enum, default_value_t = OutputFormat::Table)]
     pub(super) output: OutputFormat,

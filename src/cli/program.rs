@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use installation::platform_notice;
+use installation::{name_host, platform_notice};
 use keys::{crypto_module, harden_process, require_module};
 use traces::Span;
 
@@ -167,6 +167,9 @@ fn run() -> ExitCode {
     // Nothing that the launcher does has to do with keys.
     if !matches!(cli.command, Command::DataPlaneLauncher(_)) {
         log::info!("sealdisk {}", *VERSION);
+    }
+    if let Some(name) = cli.global.host_name {
+        name_host(name);
     }
     let context = Context {
         output: Output::new(cli.global.output, cli.global.query),

@@ -33,6 +33,7 @@ mod my_vault;
 mod package;
 mod reference;
 mod rotation;
+mod shared;
 mod tutorial;
 mod units;
 mod without_systemd;

@@ -10,6 +10,7 @@ mod hostile;
 mod metrics;
 mod migration;
 mod protocol;
+mod shared;
 mod supervise;
 mod top;
 mod upgrade;

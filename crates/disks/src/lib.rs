@@ -23,8 +23,8 @@
 //!   layer's; whoever deletes it, or takes a layer from it, holds it exclusively.
 //! * Updates of the header serialise by `flock` on the header file; they need no claim, so a disk
 //!   is re-wrapped while attached.
-//! * Whoever makes or deletes a disk holds a `flock` of its directory; so does whoever makes something of a snapshot or an
-//!   image, or takes a layer from it.
+//! * Whoever makes or deletes a disk has the lock of its directory (`resource/directory_lock.rs`); so does whoever makes
+//!   something of a snapshot or an image, or takes a layer from it.
 //! * An attach that waits for the disk holds a `flock` of the file `awaited` ([`Disk::await_it`]); nobody but an attach
 //!   claims the disk meanwhile.
 

@@ -11,6 +11,7 @@ mod error;
 mod federation;
 pub mod files;
 mod found_vaults;
+mod host;
 mod identities;
 mod installation;
 mod key_access;
@@ -29,6 +30,9 @@ pub use audit_records::{DesOperation, KeyEvent, code_of};
 pub use error::InstallationError;
 pub use federation::{AssertionError, Trust};
 pub use found_vaults::{FoundVaults, VaultsLock};
+pub use host::{
+    HOST_VARIABLE, check_host_name, given_host_name, is_this_host, name_host, this_host,
+};
 pub use identities::{DeletedIdentity, IdentitySecret, check_name as check_identity_name};
 pub use installation::{Installation, RESTORING, default_state_dir, prepared_state_dir};
 pub use key_access::KeyAccess;

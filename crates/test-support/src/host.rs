@@ -108,6 +108,7 @@ impl Host {
             .env_remove("NOTIFY_SOCKET")
             .env_remove("RUST_LOG")
             .env_remove("SEALDISK_LOG_FORMAT")
+            .env_remove("SEALDISK_HOST")
             .env_remove("JOURNAL_STREAM")
             .stdin(Stdio::null());
         if let Some(runtime) = &self.runtime {

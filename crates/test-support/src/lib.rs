@@ -51,6 +51,8 @@ pub mod request_path;
 #[cfg(feature = "program")]
 mod server;
 #[cfg(feature = "program")]
+pub mod shared_fs;
+#[cfg(feature = "program")]
 pub mod small_fs;
 
 /// How often a test does something: `usual`, or what the environment variable says, as in `scripts/test --full`.

@@ -18,7 +18,17 @@ use volume::store::can_punch;
 /// File systems whose content goes with the power.
 const VOLATILE: [&str; 2] = ["tmpfs", "ramfs"];
 /// File systems that several hosts may have mounted.
-const SHARED: [&str; 6] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "9p"];
+const SHARED: [&str; 9] = [
+    "nfs",
+    "nfs4",
+    "cifs",
+    "smb3",
+    "ceph",
+    "fuse.ceph-fuse",
+    "gfs2",
+    "ocfs2",
+    "9p",
+];
 
 pub(super) fn runtime(dir: &Path) -> Check {
     const CHECK: &str = "runtime directory";
@@ -141,7 +151,8 @@ fn of_disks(dir: &Path) -> Check {
         _ if SHARED.contains(&kind.as_str()) => Check::warn(
             DISKS,
             found,
-            "see that locks hold between hosts (flock on NFS 4, nolock unset), and attach a disk on one only",
+            "see that locks hold between hosts (flock on NFS 4, nolock unset), and that no two hosts have one machine \
+             id (SEALDISK_HOST)",
         ),
         (false, _) => Check::warn(
             DISKS,

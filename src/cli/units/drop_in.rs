@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::needs::Needs;
 use crate::cli::CliError;
+use installation::{HOST_VARIABLE, given_host_name};
 
 /// The first line of each: who has written it, and where other settings go.
 const HEAD: &str = "# Written by `sealdisk enable`, which replaces it. Settings of your own go into another file beside it.\n";
@@ -83,6 +84,9 @@ impl Wanted {
         if let Some(dir) = state_dir {
             let dir = vec![dir.display().to_string()];
             of_service.push(environment("SEALDISK_STATE_DIR", &dir)?);
+        }
+        if let Some(name) = given_host_name() {
+            of_service.push(environment(HOST_VARIABLE, &[name.to_owned()])?);
         }
         for path in changed {
             of_service.push(format!("ReadWritePaths={}", path_setting(path)?));

@@ -97,7 +97,11 @@ fn subject_kind(kind: ResourceKind) -> SubjectKind {
 /// Whether an attach of this host has it. What another host serves, that one tells of; and a command that works on a
 /// disk has no session.
 pub(super) fn is_served_here(view: &DiskView) -> bool {
-    let is_here = |view: &SessionView| view.state == "Attached" && view.session.host == host_name();
+    let is_of_this_host = |view: &SessionView| {
+        let told = view.session.is_of_this_host();
+        told.unwrap_or_else(|| view.session.host == host_name())
+    };
+    let is_here = |view: &SessionView| view.state == "Attached" && is_of_this_host(view);
     view.session.as_ref().is_some_and(is_here)
 }
 

@@ -234,7 +234,7 @@ fn body_of(call: &Call<'_>, ids: &Ids<'_, '_>, placed: &PlacementRecord, view: &
     copy_start::tell(call, placed, view, &mut body["properties"]);
     if let Some(attached) = &view.attached {
         let subscription = call.names.subscription_id();
-        let host = &attached.host;
+        let host = attached.host_name();
         body["managedBy"] = json!(format!("{subscription}/providers/Sealdisk/hosts/{host}"));
         body["properties"]["LastOwnershipUpdateTime"] = json!(time_text(attached.since));
     }

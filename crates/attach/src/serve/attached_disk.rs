@@ -292,6 +292,7 @@ impl AttachedDisk {
         self.held(&now)?;
         let key = now.key.as_ref().ok_or_else(|| self.not_held())?;
         let mut header = lock.read()?.authenticate_by(key)?;
+        self.disk.refuse_taken_over(&header, now.header.attach)?;
         change(&mut header);
         Ok(lock.write(&header, &**key)?)
     }
@@ -333,9 +334,8 @@ impl AttachedDisk {
             // Another attach may have it.
             return Ok(());
         };
-        let ended = self
-            .disk
-            .end_session(key, &held.runtime, &self.runtime_path);
+        let (attach, path) = (now.header.attach, &self.runtime_path);
+        let ended = self.disk.end_session(key, attach, &held.runtime, path);
         let attach = ended.map_err(|error| {
             self.failed(format!(
                 "all that it was given is durable, but its header cannot say that it was detached \
@@ -476,6 +476,7 @@ impl SwapVolume for &AttachedDisk {
     fn quiesce(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
         let now = self.now();
         self.held(&now)?;
+        self.disk.refuse_taken_over(header, now.header.attach)?;
         if header.top().is_none_or(|top| top.id != now.top) {
             return Err(
                 self.failed("its header names another top layer than what is served".into())

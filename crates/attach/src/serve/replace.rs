@@ -34,6 +34,7 @@ use crate::serve::passed::Parcel;
 use crate::serve::supervise::{Stage, Supervision, Watched};
 use crate::serve::upgrades::{Step, Upgrade};
 use crate::status::Upgraded;
+use installation::{HOST_VARIABLE, given_host_name};
 use sandbox::{LOG_FORMAT, log_format};
 
 /// The subcommand by which a program goes on as an attach process.
@@ -306,12 +307,18 @@ fn heard() -> libc::sigset_t {
     }
 }
 
-/// That of this process, with the form of the log as it was chosen, by whatever way.
+/// That of this process, with the form of the log and the name of the host as they were chosen, by whatever way.
 fn environment() -> Result<Vec<CString>, NulError> {
-    let format = log_format().map(|format| (LOG_FORMAT.into(), format.into()));
-    let others = std::env::vars_os().filter(|(name, _)| format.is_none() || name != LOG_FORMAT);
+    let format = log_format().map(|format| (LOG_FORMAT, format));
+    let host = given_host_name().map(|name| (HOST_VARIABLE, name));
+    let chosen: Vec<(&str, &str)> = format.into_iter().chain(host).collect();
+    let is_chosen = |name: &OsString| chosen.iter().any(|(other, _)| name == other);
+    let others = std::env::vars_os().filter(|(name, _)| !is_chosen(name));
+    let chosen = chosen
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()));
     let variables = others
-        .chain(format.clone())
+        .chain(chosen)
         .map(|(name, value): (OsString, OsString)| {
             let mut variable = name.into_vec();
             variable.push(b'=');

@@ -227,7 +227,7 @@ fn resource(disk: &DiskView) -> Item {
         "created": disk.time_created.unix_timestamp(),
         "problem": disk.problem,
         "failedSync": disk.failed_sync.as_ref().map(ToString::to_string),
-        "host": disk.session.as_ref().map(|session| &session.session.host),
+        "host": disk.session.as_ref().map(|session| session.session.host_name()),
         "attachedSince": disk.session.as_ref().map(|session| session.session.since.unix_timestamp()),
         "job": disk.job,
     });

@@ -2,8 +2,8 @@
 //!
 //! A sync that failed (`failed_sync.rs`) is told, and repaired when nothing else is damaged.
 //!
-//! A disk that was left dirty (`session.rs`) needs its runtime map for the check too; where that is lost,
-//! the check says so, and a repair gives it up only when it is told to.
+//! A disk that was left dirty (`session.rs`) needs its runtime map for the check too; where that is lost, or on another
+//! host, the check says so, and a repair gives it up only when it is told to.
 //!
 //! Repaired are: a header copy that is not whole, from the whole one; space of a data file that no
 //! map needs, which is given back; files that are longer than their layer, by nothing; and, when the
@@ -22,7 +22,7 @@ use uuid::Uuid;
 use crate::check::layers::Layers;
 use crate::check::lost::GiveUp;
 use crate::check::report::{CheckReport, Problem, ProblemKind, in_words};
-use crate::resource::directory::HEADER;
+use crate::resource::directory::{HEADER, LOCK};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::extents::has_content;
@@ -162,7 +162,9 @@ fn begin(
             failed = disk.failed_sync(&claims, &left)?;
             None
         }
-        Err(lost @ DiskError::RuntimeMapMissing { .. }) => Some(lost.to_string()),
+        Err(lost @ (DiskError::RuntimeMapMissing { .. } | DiskError::NotLetGo { .. })) => {
+            Some(lost.to_string())
+        }
         Err(error) => return Err(error),
     };
     if let Some(lost) = lost.as_ref().filter(|_| !how.gives_up()) {
@@ -223,7 +225,7 @@ fn look(
             }
             match disk.left(file.read()?.claims(), runtime_dir, Unflushed::Needed) {
                 // It is in the report.
-                Err(DiskError::RuntimeMapMissing { .. }) => Ok(None),
+                Err(DiskError::RuntimeMapMissing { .. } | DiskError::NotLetGo { .. }) => Ok(None),
                 left => Ok(left?.map()),
             }
         },
@@ -332,7 +334,8 @@ fn check_directory(
         let name = entry.map_err(&fail)?.file_name();
         let name = name.to_string_lossy();
         match layer_of(&name) {
-            _ if name == HEADER => {}
+            // A process that was killed leaves it, and whoever locks the directory next removes it.
+            _ if name == HEADER || name == LOCK => {}
             Some(layer) if claims.layer(layer).is_some() => {}
             Some(layer) => drop(unnamed.insert(layer)),
             None => {

@@ -1,10 +1,8 @@
 //! A snapshot or an image that is read, so that it may not go meanwhile.
 
-use std::fs::File;
-
+use crate::resource::directory_lock::{DirectoryLock, lock_patiently};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
-use crate::resource::staging::lock_patiently;
 use installation::Installation;
 use installation::envelope::ResourceKind;
 
@@ -16,7 +14,7 @@ pub(super) fn hold(
     installation: &Installation,
     kind: ResourceKind,
     name: &str,
-) -> Result<(Disk, File), DiskError> {
+) -> Result<(Disk, DirectoryLock), DiskError> {
     let source = Disk::of_kind(installation, kind, name)?;
     let lock = hold_found(&source)?;
     Ok((source, lock))
@@ -24,7 +22,7 @@ pub(super) fn hold(
 
 /// The same of one that was found. A merge that takes a layer from it is waited for, and so is whoever makes a
 /// disk of it.
-pub(super) fn hold_found(source: &Disk) -> Result<File, DiskError> {
+pub(super) fn hold_found(source: &Disk) -> Result<DirectoryLock, DiskError> {
     lock_patiently(source.directory())
         .map_err(DiskError::file("lock", source.directory()))?
         .ok_or_else(|| DiskError::InUse {

@@ -1,17 +1,18 @@
 //! Deleting a disk, a snapshot or an image: its wrapped DEKs first.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::resource::directory::header_claims;
+use crate::resource::directory_lock::lock_patiently;
 use crate::resource::disk::{Disk, TRIES, claim_data};
 use crate::resource::erase::{
     disk_files, erase, forget, has_another_header, remove_files, set_state,
 };
 use crate::resource::error::DiskError;
+use crate::resource::layer_files::names_of;
 use crate::resource::lookup::lookup;
-use crate::resource::staging::{is_current, lock_patiently};
+use crate::resource::staging::is_current;
 use installation::Installation;
 use installation::catalog::{CatalogError, Change, DiskRecord, DiskState, Stored};
 use installation::envelope::ResourceKind;
@@ -83,9 +84,8 @@ fn delete_found(
     // Nobody can use it any more. NFS and FUSE keep a file that is open under another name in its directory,
     // which then is not empty.
     drop(claims);
-    remove_files(directory)?;
+    remove_files(directory, Some(lock))?;
     disk.remove_maps(session.as_ref(), runtime_dir);
-    drop(lock);
     match forget(installation, &row) {
         // A command that cleans up has found no directory any more, and was faster.
         Err(CatalogError::NotFound { .. }) => Ok(()),
@@ -130,7 +130,7 @@ fn own_data(record: &DiskRecord) -> Result<Vec<PathBuf>, DiskError> {
     let mut own = Vec::new();
     for file in disk_files(directory)? {
         let path = directory.join(&file);
-        let is_own = || path.symlink_metadata().is_ok_and(|data| data.nlink() < 2);
+        let is_own = || names_of(&path).is_ok_and(|names| names < 2);
         if file.ends_with(".data") && (top.as_ref() == Some(&file) || is_own()) {
             own.push(path);
         }

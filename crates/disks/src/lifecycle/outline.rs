@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::view::{
-    EncryptionView, Granted, SessionView, failed_sync_view, in_use, is_upload, kind_of_key,
+    DIRTY, EncryptionView, Granted, SessionView, failed_sync_view, in_use, is_upload, kind_of_key,
     session_view,
 };
 use crate::resource::directory::{layer_paths, unverified_header};
@@ -124,7 +124,7 @@ fn of(
         },
         DiskState::Ready if access_until.is_some() => "ActiveSAS",
         DiskState::Ready if is_attached => "Attached",
-        DiskState::Ready if is_in(&["Dirty", "RuntimeMapMissing"]) => "Dirty",
+        DiskState::Ready if is_in(&DIRTY) => "Dirty",
         DiskState::Ready => "Unattached",
     };
     Outline {

@@ -39,8 +39,8 @@ pub struct RegisterRequest {
     pub disk_encryption_set: Option<String>,
 }
 
-/// Makes a disk known; its name. Its directory and its key stay what they are. One that is in use, on another host say, can
-/// be made known under its own name and set.
+/// Makes a disk known; its name. Its directory and its key stay what they are. One that is in use, on another host say, or
+/// was not let go of there in order, can be made known under its own name and set.
 ///
 /// # Errors
 /// [`DiskError`]; the disk is not known then, and the catalog as it was.
@@ -79,11 +79,10 @@ pub fn register(
         record: ready_row(&found, &directory),
     };
     disk.record.name.clone_from(&name);
+    let is_same = name == found.name && set == found.disk_encryption_set;
     let claim = match disk.claim() {
-        Err(DiskError::InUse { .. } | DiskError::Awaited { .. })
-            if name == found.name && set == found.disk_encryption_set =>
-        {
-            register_in_use(installation, &disk, &file)?;
+        Err(DiskError::InUse { .. } | DiskError::Awaited { .. }) if is_same => {
+            register_as_it_is(installation, &disk, &file)?;
             return Ok(name);
         }
         claim => claim?,
@@ -99,7 +98,15 @@ pub fn register(
     let top = header.top().ok_or_else(|| disk.no_layer())?;
     let geometry = geometry(&header, top)?;
     check_data_file(claim.file(), &geometry)?;
-    let left = disk.left(&header, runtime_dir, Unflushed::Needed)?;
+    let left = match disk.left(&header, runtime_dir, Unflushed::Needed) {
+        // What its last user has left there only that host can make durable.
+        Err(DiskError::NotLetGo { .. }) if is_same => {
+            drop((lock, claim));
+            register_as_it_is(installation, &disk, &file)?;
+            return Ok(name);
+        }
+        left => left?,
+    };
     let cache = left.cache()?;
     if let Some(runtime) = left.map() {
         disk.flush_left(&header, &claim, &runtime)?;
@@ -118,9 +125,9 @@ pub fn register(
     Ok(name)
 }
 
-/// Makes a disk known that another host has attached, to which a guest of that host is to move: as it is, since nothing
-/// of it may be changed. Its keys are tried.
-fn register_in_use(
+/// Makes a disk known that another host has attached, from which a guest is to move here, or has not let go of in order: as
+/// it is, since nothing of it may be changed. Its keys are tried.
+fn register_as_it_is(
     installation: &Installation,
     disk: &Disk,
     file: &HeaderFile,

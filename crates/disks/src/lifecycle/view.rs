@@ -124,13 +124,16 @@ impl DiskView {
     }
 }
 
+/// The states of a session of which something is left that was completed and not flushed.
+pub(super) const DIRTY: [&str; 3] = ["Dirty", "RuntimeMapMissing", "OtherHost"];
+
 /// An attach of a disk that has not ended in order.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SessionView {
     /// `Attached`; `Dirty`: the daemon died, and the next attach goes on with the runtime map;
-    /// `RuntimeMapMissing`: it died, and the map is lost; `OtherBoot`: the power went since, or the disk
-    /// is from another host.
+    /// `RuntimeMapMissing`: it died, and the map is lost; `OtherBoot`: the power went since; `OtherHost`: it died on
+    /// another host, which has the map.
     pub state: &'static str,
     /// As the header has it.
     #[serde(flatten)]
@@ -338,7 +341,7 @@ fn view_by(
     let is_used = layers.last().is_some_and(is_used);
     let session = header.as_ref().and_then(|h| session_view(h, is_used));
     let failed_sync = header.as_ref().and_then(failed_sync_view);
-    let is_dirty = |session: &SessionView| ["Dirty", "RuntimeMapMissing"].contains(&session.state);
+    let is_dirty = |session: &SessionView| DIRTY.contains(&session.state);
     let disk_state = match (record.state, &problem) {
         (DiskState::Creating, _) => "Creating",
         (DiskState::Deleting | DiskState::Erased, _) => "Deleting",
@@ -395,6 +398,7 @@ pub(super) fn session_view(header: &HeaderPayload, is_used: bool) -> Option<Sess
     let top = header.top()?;
     let state = match is_of_this_boot(&session) {
         _ if is_used => "Attached",
+        _ if session.is_of_this_host() == Some(false) => "OtherHost",
         Ok(false) => "OtherBoot",
         _ if RuntimeMap::peek(session.runtime_map(), top.id).is_some() => "Dirty",
         _ => "RuntimeMapMissing",

@@ -11,6 +11,8 @@ use volume::LayerPaths;
 pub(crate) const HEADER: &str = "header";
 /// The name of the file that is locked by whoever waits for the disk.
 pub(crate) const AWAITED: &str = "awaited";
+/// The name of the file that is locked by whoever makes, holds or deletes what is in the directory.
+pub(crate) const LOCK: &str = "lock";
 
 /// What the header in a disk's directory claims, unauthenticated.
 pub(crate) fn header_claims(directory: &Path) -> Result<HeaderPayload, EnvelopeError> {

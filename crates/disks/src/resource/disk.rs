@@ -13,7 +13,7 @@ use crate::resource::holder;
 use crate::resource::layer_files::is_at;
 use installation::catalog::DiskRecord;
 use installation::envelope::{
-    EnvelopeError, HeaderFile, HeaderLock, HeaderPayload, LayerRecord, ResourceKind,
+    EnvelopeError, HeaderFile, HeaderLock, HeaderPayload, LayerRecord, ResourceKind, Session,
 };
 use volume::LayerPaths;
 use volume::pipeline::PipelineError;
@@ -147,7 +147,9 @@ impl Disk {
         self.check_identity(header)?;
         let path = self.top_data(header)?;
         let data = open(&path).map_err(PipelineError::from)?;
-        claim_as(lock, self.name(), (data, &path))
+        let session = header.session.as_ref();
+        let is_elsewhere = session.and_then(Session::is_of_this_host) == Some(false);
+        claim_as(lock, self.name(), (data, &path), is_elsewhere)
     }
 
     /// It is to be found as whoever let go of it has left it.
@@ -238,19 +240,22 @@ const OF_THE_DEAD: Duration = Duration::from_secs(10);
 /// see whether there is a lock, so a refusal counts only when it lasts.
 pub(crate) fn claim_data(name: &str, path: &Path) -> Result<LayerFile, DiskError> {
     let data = LayerFile::open(path).map_err(PipelineError::from)?;
-    claim_as(ALONE, name, (data, path))
+    claim_as(ALONE, name, (data, path), false)
 }
 
 /// As [`claim_data`] of a frozen layer that is only read, together with others who do: nobody merges into it meanwhile.
 pub(crate) fn hold_data(name: &str, path: &Path) -> Result<LayerFile, DiskError> {
     let data = LayerFile::open_to_read(path).map_err(PipelineError::from)?;
-    claim_as(FlockOperation::NonBlockingLockShared, name, (data, path))
+    let shared = FlockOperation::NonBlockingLockShared;
+    claim_as(shared, name, (data, path), false)
 }
 
+/// Whether whoever has it lives is not to be seen from here when that is another host's attach.
 fn claim_as(
     lock: FlockOperation,
     name: &str,
     (data, path): (LayerFile, &Path),
+    is_elsewhere: bool,
 ) -> Result<LayerFile, DiskError> {
     let begun = Instant::now();
     loop {
@@ -260,7 +265,8 @@ fn claim_as(
             Err(e) => return Err(DiskError::file("lock", path)(e.into())),
         }
         let waited = begun.elapsed();
-        if waited >= OF_THE_DEAD || (waited >= OF_THE_LIVING && holder::lives(&data)) {
+        let may_live = || is_elsewhere || holder::lives(&data);
+        if waited >= OF_THE_DEAD || (waited >= OF_THE_LIVING && may_live()) {
             break;
         }
         thread::sleep(Duration::from_millis(10));

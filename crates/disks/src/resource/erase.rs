@@ -7,6 +7,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use crate::resource::directory::{AWAITED, HEADER, header_claims};
+use crate::resource::directory_lock::DirectoryLock;
 use crate::resource::error::DiskError;
 use installation::Installation;
 use installation::catalog::{
@@ -58,13 +59,21 @@ pub(crate) fn erase(
     Ok(set_state(installation, &row, DiskState::Erased)?)
 }
 
-/// Removes a disk's files and its directory, which may be half made; nothing else that is in it.
-pub(crate) fn remove_files(directory: &Path) -> Result<(), DiskError> {
+/// Removes a disk's files and its directory, which may be half made and whose lock that is; nothing else that is in it.
+pub(crate) fn remove_files(directory: &Path, lock: Option<DirectoryLock>) -> Result<(), DiskError> {
     for file in disk_files(directory)? {
         let path = directory.join(file);
-        fs::remove_file(&path).map_err(DiskError::file("remove", &path))?;
+        match fs::remove_file(&path) {
+            // A server whose answer got lost is asked again.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            removed => removed.map_err(DiskError::file("remove", &path))?,
+        }
     }
-    match fs::remove_dir(directory) {
+    let removed = match lock {
+        Some(lock) => lock.remove_directory(directory),
+        None => fs::remove_dir(directory),
+    };
+    match removed {
         Ok(()) => {}
         Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => {
             return Err(DiskError::LeftBehind {

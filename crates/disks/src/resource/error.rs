@@ -83,7 +83,10 @@ pub enum DiskError {
     },
     /// The attach that had the disk before has not let go of it in order, and left what only its host has.
     #[error(
-        "the disk {name} was attached on {host} since {since} and not let go of in order, so what its guest has          written and not flushed is there: attach it there again, and migrate or detach it, or lose those          writes with `sealdisk attach --incoming --discard-unflushed`"
+        "the disk {name} was attached on {host} since {since} and not let go of in order, so what its guest has \
+         written and not flushed is there: attach it there again, and migrate or detach it. If that host is gone, and \
+         the guest with it, lose those writes with `sealdisk attach --discard-unflushed` (with --incoming, of a guest \
+         that goes on) or `sealdisk disk check {name} --repair --discard-unflushed`"
     )]
     NotLetGo {
         /// The disk.

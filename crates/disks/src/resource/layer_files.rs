@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{AtFlags, CWD, FallocateFlags, StatxFlags, fallocate, statx};
 use uuid::Uuid;
 
 use crate::resource::directory::layer_paths;
@@ -97,11 +97,21 @@ pub(crate) fn note_gone(directory: &Path, old: &HeaderPayload, new: &mut HeaderP
     new.gone = gone;
 }
 
+/// How many names the file of a layer has, as its server says. A client of NFS, or of a file system in user space,
+/// believes for a while what it was told, and another host may have made a disk of the layer meanwhile.
+///
+/// # Errors
+/// What the system said.
+pub(crate) fn names_of(path: &Path) -> io::Result<u32> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::STATX_FORCE_SYNC;
+    Ok(statx(CWD, path, flags, StatxFlags::NLINK)?.stx_nlink)
+}
+
 /// Without its wrapped DEK the ciphertext is worthless already, so a failure is no error.
 fn punch_out(data: &Path) {
     let punched = OpenOptions::new().write(true).open(data).and_then(|file| {
         let metadata = file.metadata()?;
-        if metadata.nlink() > 1 || metadata.len() == 0 {
+        if names_of(data)? > 1 || metadata.len() == 0 {
             return Ok(());
         }
         let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -134,7 +144,9 @@ mod tests {
             fs::hard_link(a.join(name(extension)), b.join(name(extension))).unwrap();
         }
         let open = File::open(b.join(name("data"))).unwrap();
+        assert_eq!(names_of(&a.join(name("data"))).unwrap(), 2);
         remove(&a, layer).unwrap();
+        assert_eq!(names_of(&b.join(name("data"))).unwrap(), 1);
         assert_eq!(fs::read(b.join(name("data"))).unwrap(), [1; 8192]);
         assert!(!a.join(name("map")).exists());
         remove(&b, layer).unwrap();

@@ -3,6 +3,7 @@
 
 pub(crate) mod awaited;
 pub(crate) mod directory;
+pub(crate) mod directory_lock;
 pub(crate) mod disk;
 pub(crate) mod erase;
 pub(crate) mod error;

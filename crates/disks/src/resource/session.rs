@@ -20,6 +20,14 @@
 //!
 //! So within one boot a session without its map is never what a crash left. Somebody took the map
 //! away, or looks in another directory, and to go on would lose what guests were told is written.
+//!
+//! # Of another host
+//!
+//! The session is the mark that a disk is not clean, and of whom: only the host that it names recovers it. Another one is
+//! refused, whatever the locks say: the guest may live though its daemon died, which takes the lock along, and waits for
+//! another daemon there. Whoever knows that the host is gone, and the guest with it, says so (`--discard-unflushed`), and
+//! takes the disk over as it was flushed last. A map that counts tells more than the name of a host, which may have
+//! been given another one: what the last user left is here then.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -32,7 +40,7 @@ use crate::resource::error::DiskError;
 use crate::resource::layer_files;
 use crate::resource::open::{geometry, layer_map, lower_layers, open_files};
 use installation::envelope::{Header, HeaderKey, HeaderLock, HeaderPayload, LayerRecord, Session};
-use installation::{Installation, runtime_map};
+use installation::{Installation, runtime_map, this_host};
 use vault::moment;
 use volume::pipeline::{DiskIo, PipelineError};
 use volume::store::LayerFile;
@@ -58,7 +66,7 @@ pub enum Left {
     Map(RuntimeMap),
     /// The map of a layer that was frozen since: all of it is durable.
     Frozen(RuntimeMap),
-    /// A map that is missing, which was given up.
+    /// A map that is missing, or on another host, which was given up.
     GivenUp,
 }
 
@@ -88,7 +96,7 @@ pub fn log_other_boot(disk: &str, session: &Session) {
     log::warn!(
         "the disk {disk} was attached on {} since {} and not detached; the power went, or it was moved: \
          what was flushed is there, and what was not may be lost",
-        session.host,
+        session.host_name(),
         moment(session.since)
     );
 }
@@ -98,7 +106,7 @@ impl Disk {
     pub fn not_let_go(&self, session: &Session) -> DiskError {
         DiskError::NotLetGo {
             name: self.name().into(),
-            host: session.host.clone(),
+            host: session.host_name().into(),
             since: moment(session.since),
         }
     }
@@ -128,7 +136,7 @@ impl Disk {
     /// was copying into a data file that is memory is finished.
     ///
     /// # Errors
-    /// [`DiskError::RuntimeMapElsewhere`], [`DiskError::RuntimeMapMissing`].
+    /// [`DiskError::RuntimeMapElsewhere`], [`DiskError::RuntimeMapMissing`], [`DiskError::NotLetGo`].
     pub fn left(
         &self,
         header: &HeaderPayload,
@@ -147,19 +155,36 @@ impl Disk {
                 _ => Left::Nothing,
             });
         };
+        let is_elsewhere = session.is_of_this_host() == Some(false);
         if !is_of_this_boot(session)? {
-            return Ok(Left::OtherBoot(session.clone()));
+            return match is_elsewhere {
+                true => self.left_elsewhere(session, missing),
+                false => Ok(Left::OtherBoot(session.clone())),
+            };
         }
         let why = match found {
             Found::Counts(map) => return Ok(Left::Map(self.finished(map, &geometry, top)?)),
             Found::OfLayer(layer, map) if is_beneath(header, layer) => {
                 return Ok(Left::Frozen(map));
             }
+            _ if is_elsewhere => return self.left_elsewhere(session, missing),
             Found::OfLayer(..) => "is of another layer",
             Found::Missing => "is not there",
             Found::Foreign(why) => why,
         };
         self.missing(header, session, (&path, why), missing)
+    }
+
+    /// What the last user left is on another host.
+    fn left_elsewhere(&self, session: &Session, missing: Unflushed) -> Result<Left, DiskError> {
+        let error = self.not_let_go(session);
+        match missing {
+            Unflushed::Needed => Err(error),
+            Unflushed::GivenUp => {
+                log::warn!("given up: {error}");
+                Ok(Left::GivenUp)
+            }
+        }
     }
 
     /// The map that a process left, whose writes into a data file that is memory are finished.
@@ -207,7 +232,7 @@ impl Disk {
             path: there.into(),
             why,
             since: moment(session.since),
-            host: session.host.clone(),
+            host: session.host_name().into(),
         };
         match missing {
             Unflushed::Needed => Err(error),
@@ -289,14 +314,15 @@ impl Disk {
     }
 
     /// After everything is durable, or when nothing was served: has the header say that the disk was
-    /// detached in order, by the key of its top layer's headers. Only then its runtime map goes. The header's
-    /// new [`HeaderPayload::attach`].
+    /// detached in order, by the key of its top layer's headers. Only then its runtime map goes. `attach` is what the
+    /// header had of the attach that ends; what it has then.
     ///
     /// # Errors
     /// [`DiskError`]; the session and the map stay, so that the disk can be attached again.
     pub fn end_session(
         &self,
         key: &HeaderKey,
+        attach: Uuid,
         runtime: &RuntimeMap,
         path: &Path,
     ) -> Result<Uuid, DiskError> {
@@ -304,6 +330,7 @@ impl Disk {
         let file = self.header_file()?;
         let mut lock = file.lock()?;
         let mut header = lock.read()?.authenticate_by(key)?;
+        self.refuse_taken_over(&header, attach)?;
         ended(&mut header, cache);
         lock.write(&header, key)?;
         drop(lock);
@@ -311,6 +338,25 @@ impl Disk {
             log::warn!("cannot remove {}: {error}", path.display());
         }
         Ok(header.attach)
+    }
+
+    /// Refuses an attach, as the header had it, that another one has taken the disk over from: it was frozen say, storage
+    /// has taken its lock away, and whoever knew no better has told another host that it is gone.
+    ///
+    /// # Errors
+    /// [`DiskError::Attached`].
+    pub fn refuse_taken_over(&self, header: &HeaderPayload, attach: Uuid) -> Result<(), DiskError> {
+        match &header.session {
+            Some(session) if header.attach != attach => Err(DiskError::Attached {
+                name: self.name().into(),
+                why: format!(
+                    "an attach on {} has taken it over at {}; end this one",
+                    session.host_name(),
+                    moment(session.since)
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Removes the files of layers that an authentic header says are gone, which a crash has left. They
@@ -347,9 +393,7 @@ impl Disk {
 pub fn begun(runtime_dir: &Path, disk: Uuid) -> Result<Session, DiskError> {
     let path = absolute(&runtime_map(runtime_dir, disk));
     let boot = boot_id().map_err(DiskError::file("read the kernel's boot id for", &path))?;
-    // Only for people: without a name the boot id says as much.
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    Session::new(boot, host.trim(), &path).map_err(|why| {
+    Session::new(boot, this_host(), &path).map_err(|why| {
         DiskError::Argument(format!(
             "{} cannot be noted in the disk's header: {why}; choose another --runtime-dir",
             path.display()
@@ -463,6 +507,57 @@ pub(crate) mod tests {
         assert!(settled.session.is_none() && settled.write_through);
         assert_ne!(settled.attach, header.attach);
         assert_eq!(std::fs::read_dir(runtime.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn what_is_left_on_another_host_is_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let [runtime, elsewhere] = [0; 2].map(|_| tempfile::tempdir_in("/dev/shm").unwrap());
+        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let disk = attached(&installation, runtime.path());
+        let mut header = disk.header_file().unwrap().read().unwrap().claims().clone();
+        let said = |host: &str, boot: Option<Uuid>, header: &mut HeaderPayload| {
+            let session = header.session.as_mut().unwrap();
+            session.host = host.into();
+            session.boot = boot.unwrap_or(session.boot);
+        };
+        let left = |header: &HeaderPayload, missing| disk.left(header, elsewhere.path(), missing);
+        for boot in [None, Some(Uuid::new_v4())] {
+            said("other/0123456789abcdef", boot, &mut header);
+            // Unless the map is here: this host was given another name.
+            let here = disk.left(&header, runtime.path(), Unflushed::Needed);
+            assert_eq!(boot.is_none(), matches!(here, Ok(Left::Map(_))));
+            let refused = left(&header, Unflushed::Needed);
+            assert!(matches!(refused, Err(DiskError::NotLetGo { .. })));
+            let given_up = left(&header, Unflushed::GivenUp);
+            assert!(matches!(given_up, Ok(Left::GivenUp)));
+        }
+        // The power went, as far as that can be told of a header of before.
+        for host in [this_host(), "other"] {
+            said(host, None, &mut header);
+            let gone = left(&header, Unflushed::Needed);
+            assert!(matches!(gone, Ok(Left::OtherBoot(_))), "{host}");
+        }
+    }
+
+    #[test]
+    fn an_attach_from_which_the_disk_was_taken_over_ends_no_session() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let disk = attached(&installation, runtime.path());
+        let found = disk.header_file().unwrap().read().unwrap();
+        let (header, dek) = disk.unlock(&installation, found).unwrap();
+        let key = HeaderKey::of(&dek).unwrap();
+        let left = disk.left(&header, runtime.path(), Unflushed::Needed);
+        let map = left.unwrap().map().unwrap();
+        let path = runtime_map(runtime.path(), disk.id());
+        let end = |attach| disk.end_session(&key, attach, &map, &path);
+        let refused = end(Uuid::new_v4());
+        assert!(matches!(refused, Err(DiskError::Attached { .. })));
+        assert!(path.exists());
+        end(header.attach).unwrap();
+        assert!(!path.exists());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! # Order of steps
 //!
-//! A disk is made in `PARENT/.NAME.creating-UUID`, whose `flock` the maker holds until it is done:
+//! A disk is made in `PARENT/.NAME.creating-UUID`, whose lock (`directory_lock.rs`) the maker has until it is done:
 //!
 //! 1. make the directory and lock it, and give it another such name, as a trial of step 4;
 //! 2. add the catalog's row, state *creating*, which reserves the name and says where that is;
@@ -25,17 +25,17 @@
 //! is left as it is.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FlockOperation, flock};
 use uuid::Uuid;
 
 use crate::resource::directory::{header_claims, parent_of};
+use crate::resource::directory_lock::{DirectoryLock, lock_directory};
 use crate::resource::erase::{erase, forget, has_another_header, remove_files};
 use crate::resource::error::DiskError;
 use installation::Installation;
@@ -49,7 +49,7 @@ const INFIX: &str = ".creating-";
 pub(crate) struct Staging<'a> {
     installation: &'a Installation,
     directory: PathBuf,
-    _lock: File,
+    lock: Option<DirectoryLock>,
     row: Option<Stored<DiskRecord>>,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Staging<'a> {
         name: &str,
     ) -> Result<Self, DiskError> {
         const TRIES: u32 = 10;
-        let unused = || parent.join(format!(".{name}{INFIX}{}", Uuid::new_v4()));
+        let unused = || unused(parent, &format!(".{name}"));
         for _ in 0..TRIES {
             let directory = unused();
             DirBuilder::new()
@@ -74,7 +74,7 @@ impl<'a> Staging<'a> {
                     let mut staging = Self {
                         installation,
                         directory,
-                        _lock: lock,
+                        lock: Some(lock),
                         row: None,
                     };
                     let other = unused();
@@ -144,7 +144,8 @@ impl Drop for Staging<'_> {
         if self.directory.as_os_str().is_empty() {
             return;
         }
-        let undone = remove_files(&self.directory).and_then(|()| match &self.row {
+        let removed = remove_files(&self.directory, self.lock.take());
+        let undone = removed.and_then(|()| match &self.row {
             Some(row) => {
                 let catalog = self.installation.catalog();
                 Ok(catalog.delete_disk(&row.record, row.rev)?)
@@ -155,6 +156,11 @@ impl Drop for Staging<'_> {
             log::warn!("the next command will clean up after this one: {e}");
         }
     }
+}
+
+/// A name in which something is made, and that nobody has; `stem` is what it is to be called, behind a dot.
+fn unused(parent: &Path, stem: &str) -> PathBuf {
+    parent.join(format!("{stem}{INFIX}{}", Uuid::new_v4()))
 }
 
 /// Sets a row to *ready* in its final directory.
@@ -170,35 +176,6 @@ fn ready(
     };
     installation.catalog().update_disk(row.rev, &record)?;
     Ok(())
-}
-
-/// Locks a directory; `None` when someone else holds its lock, or removed it meanwhile.
-pub(crate) fn lock_directory(path: &Path) -> io::Result<Option<File>> {
-    let directory = File::open(path)?;
-    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
-        Err(e) => return Err(e.into()),
-    }
-    // The lock counts only for the directory that still has the name.
-    let (locked, named) = (directory.metadata()?, fs::symlink_metadata(path));
-    let same = named.is_ok_and(|n| (n.dev(), n.ino()) == (locked.dev(), locked.ino()));
-    Ok(same.then_some(directory))
-}
-
-/// How long another command may have a directory, and how often that is looked for.
-const PATIENCE: Duration = Duration::from_secs(1);
-const LOOK: Duration = Duration::from_millis(5);
-
-/// As [`lock_directory`]. A command that cleans up has it for a moment, though nothing is to be cleaned up by now.
-pub(crate) fn lock_patiently(directory: &Path) -> io::Result<Option<File>> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match lock_directory(directory)? {
-            None if Instant::now() < deadline => std::thread::sleep(LOOK),
-            lock => return Ok(lock),
-        }
-    }
 }
 
 /// Finishes or removes what interrupted commands left: rows that are not *ready*, and directories
@@ -291,8 +268,10 @@ fn sweep_creating(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
     let catalog = installation.catalog();
     match lock_directory(directory) {
         Ok(None) => Ok(()),
-        Ok(Some(_lock)) => {
-            remove_files(directory)?;
+        // Its maker has finished it since, and a client of NFS may find it under the name of before for a while.
+        Ok(Some(_lock)) if !is_current(installation, row)? => Ok(()),
+        Ok(Some(lock)) => {
+            remove_files(directory, Some(lock))?;
             // Empty if that is where the maker was killed; anything else is not the maker's.
             let _ = fs::remove_dir(directory.with_file_name(name));
             unless_overtaken(catalog.delete_disk(&row.record, row.rev))?;
@@ -343,9 +322,9 @@ fn sweep_deleting(installation: &Installation, row: &Stored<DiskRecord>) -> Resu
         // Somebody else was faster, and what has the place now is another's.
         Ok(Some(_lock)) if !is_current(installation, row)? => return Ok(()),
         Ok(Some(_lock)) if has_another_header(&row.record) => row.clone(),
-        Ok(Some(_lock)) => {
+        Ok(Some(lock)) => {
             let row = erase(installation, row.clone())?;
-            remove_files(directory)?;
+            remove_files(directory, Some(lock))?;
             row
         }
         Err(e) if e.kind() == io::ErrorKind::NotFound => row.clone(),
@@ -398,14 +377,27 @@ fn sweep_directory(installation: &Installation, parent: &Path) -> Result<(), Dis
         }
         let path = entry.path();
         // Locked: in the making. An error: its maker removed or renamed it meanwhile.
-        if let Ok(Some(_lock)) = lock_directory(&path) {
+        if let Ok(Some(lock)) = lock_directory(&path) {
             let known = installation.catalog().resources()?;
             if known.iter().all(|row| row.record.directory != path) {
-                remove_files(&path)?;
+                remove_left(&path, &unused(parent, stem), lock)?;
             }
         }
     }
     Ok(())
+}
+
+/// Removes a directory of which nobody knows, whose lock that is. It gets another such name before: a client of NFS may
+/// find one for a while under a name that its maker on another host has exchanged for its final one, and only the server,
+/// which renames, is sure of names.
+fn remove_left(path: &Path, other: &Path, lock: DirectoryLock) -> Result<(), DiskError> {
+    match fs::rename(path, other) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => {
+            renamed.map_err(DiskError::file("rename", path))?;
+            remove_files(other, Some(lock))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use crate::import::Cancel;
 use crate::resource::directory::{HEADER, layer_paths, parent_of};
+use crate::resource::directory_lock::DirectoryLock;
 use crate::resource::disk::{Disk, hold_data};
 use crate::resource::erase::remove_files;
 use crate::resource::error::DiskError;
@@ -100,7 +101,7 @@ fn copy_header(
 struct Target {
     directory: PathBuf,
     /// That the directory is of a process that lives.
-    _held: Option<File>,
+    held: Option<DirectoryLock>,
 }
 
 impl Target {
@@ -112,10 +113,7 @@ impl Target {
             .create(&directory)
             .map_err(DiskError::file("create", to))?;
         let held = partial::hold_directory(&directory);
-        let this = Self {
-            directory,
-            _held: held,
-        };
+        let this = Self { directory, held };
         try_rename_new(&this.directory).map_err(DiskError::file("name", to))?;
         Ok(this)
     }
@@ -135,7 +133,7 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         if !self.directory.as_os_str().is_empty()
-            && let Err(error) = remove_files(&self.directory)
+            && let Err(error) = remove_files(&self.directory, self.held.take())
         {
             log::warn!("an unfinished copy is left: {error}");
         }

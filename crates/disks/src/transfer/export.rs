@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::import::{Backing, Cancel, ImageFormat, TargetImage};
 use crate::resource::directory::parent_of;
+use crate::resource::directory_lock::DirectoryLock;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::transfer::decrypt::{Plaintext, decrypt, open_to_read};
@@ -166,7 +167,7 @@ struct NewImage {
     /// `None` when it is complete, or was never begun.
     image: Option<Writer>,
     /// That the directory is of a process that lives.
-    _held: Option<File>,
+    held: Option<DirectoryLock>,
 }
 
 /// Who writes an image.
@@ -192,7 +193,7 @@ impl NewImage {
             directory,
             path: path.into(),
             image: None,
-            _held: held,
+            held,
         };
         let partial = this.partial();
         // Made here, so that it has this mode before anything is in it.
@@ -267,7 +268,11 @@ impl Drop for NewImage {
             }
             _ => {}
         }
-        if let Err(e) = fs::remove_dir(&self.directory) {
+        let removed = match self.held.take() {
+            Some(lock) => lock.remove_directory(&self.directory),
+            None => fs::remove_dir(&self.directory),
+        };
+        if let Err(e) = removed {
             log::warn!("cannot remove {}: {e}", self.directory.display());
         }
     }

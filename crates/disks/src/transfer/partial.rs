@@ -4,7 +4,8 @@
 //! with the same place removes it.
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,8 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::process::geteuid;
 use uuid::Uuid;
 
-use crate::resource::directory::parent_of;
+use crate::resource::directory::{LOCK, parent_of};
+use crate::resource::directory_lock::{DirectoryLock, lock_directory};
 
 /// Younger ones may be of a process that has not locked its own yet.
 const NEW: Duration = Duration::from_secs(60);
@@ -43,10 +45,11 @@ pub(super) fn hold(file: &File) {
 }
 
 /// The same of a directory, until the result is dropped.
-pub(super) fn hold_directory(directory: &Path) -> Option<File> {
-    let file = File::open(directory).ok()?;
-    hold(&file);
-    Some(file)
+pub(super) fn hold_directory(directory: &Path) -> Option<DirectoryLock> {
+    let lock = lock_directory(directory);
+    let lock =
+        lock.inspect_err(|error| log::debug!("what is being written is not locked: {error}"));
+    lock.ok().flatten()
 }
 
 fn is_partial(name: &OsStr, prefix: &str) -> bool {
@@ -56,34 +59,53 @@ fn is_partial(name: &OsStr, prefix: &str) -> bool {
 
 /// Removes what nobody holds and this user has made. What cannot be removed is told.
 fn remove_if_left(partial: &Path) {
-    let no_link = OFlags::NOFOLLOW.bits() as i32;
-    let Ok(file) = OpenOptions::new()
-        .read(true)
-        .custom_flags(no_link)
-        .open(partial)
-    else {
+    let Ok(metadata) = partial.symlink_metadata() else {
         return;
     };
-    let Ok(metadata) = file.metadata() else {
-        return;
-    };
-    let is_new = metadata
-        .modified()
-        .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < NEW));
-    if is_new || metadata.uid() != geteuid().as_raw() {
-        return;
-    }
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    if is_new(&metadata) || metadata.uid() != geteuid().as_raw() {
         return;
     }
     let removed = match metadata.is_dir() {
-        true => fs::remove_dir_all(partial),
-        false => fs::remove_file(partial),
+        true => match lock_directory(partial) {
+            Ok(Some(lock)) => remove_directory(partial, lock),
+            _ => return,
+        },
+        false => match locked(partial) {
+            Some(_locked) => fs::remove_file(partial),
+            None => return,
+        },
     };
     match removed {
         Ok(()) => log::info!("removed {}, which a killed process left", partial.display()),
         Err(e) => log::warn!("{} is left of a killed process: {e}", partial.display()),
     }
+}
+
+fn is_new(metadata: &Metadata) -> bool {
+    let modified = metadata.modified();
+    modified.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < NEW))
+}
+
+/// A file that nobody holds. NFS gives a lock to who may write.
+fn locked(path: &Path) -> Option<File> {
+    let no_link = OFlags::NOFOLLOW.bits() as i32;
+    let mut options = OpenOptions::new();
+    let options = options.read(true).write(true).custom_flags(no_link);
+    let file = options.open(path).ok()?;
+    let lock = flock(&file, FlockOperation::NonBlockingLockExclusive);
+    lock.is_ok().then_some(file)
+}
+
+fn remove_directory(directory: &Path, lock: DirectoryLock) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => fs::remove_dir_all(entry.path())?,
+            false if entry.file_name() == LOCK => {}
+            false => fs::remove_file(entry.path())?,
+        }
+    }
+    lock.remove_directory(directory)
 }
 
 #[cfg(test)]
@@ -118,14 +140,17 @@ mod tests {
             .join(format!(".disk.raw.partial-{}", Uuid::from_u128(1)));
         fs::create_dir(&directory).unwrap();
         fs::write(directory.join("image"), "plaintext").unwrap();
-        File::open(&directory).unwrap().set_modified(old).unwrap();
+        // As it is some time after somebody locked it, or gave it up.
+        let age = || File::open(&directory).unwrap().set_modified(old).unwrap();
 
         let file = File::open(&left).unwrap();
         hold(&file);
-        let held = (file, hold_directory(&directory));
+        let held = (file, hold_directory(&directory).unwrap());
+        age();
         let name = beside(&target);
         assert!(left.exists() && directory.exists(), "somebody writes them");
         drop(held);
+        age();
         assert_ne!(beside(&target), name);
         assert!(!left.exists() && !directory.exists());
         assert!(kept.iter().all(|path| path.exists()));

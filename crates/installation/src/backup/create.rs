@@ -27,7 +27,7 @@ use super::made::{self, MadeBackup};
 use super::manifest::{FORMAT, Item, ItemKind, Manifest};
 use super::segments;
 use super::{BackupError, Protection};
-use crate::files::sync_dir;
+use crate::files::{rename_new, sync_dir};
 use crate::{Installation, InstallationError};
 use keys::{FIPS, Hashing, hex};
 use traces::Span;
@@ -439,17 +439,12 @@ fn write(
     Ok(bytes)
 }
 
-/// Gives a complete file its name, unless that is taken. A link never replaces; where the file system
-/// has no links, the name is looked at once more.
+/// Gives a complete file its name, unless that is taken.
 fn publish(new: &Path, path: &Path) -> Result<(), BackupError> {
-    match fs::hard_link(new, path) {
-        Ok(()) => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => refuse_taken(path),
-        Err(_) => {
-            refuse_taken(path)?;
-            fs::rename(new, path).map_err(BackupError::io("rename", new))
-        }
-    }
+    rename_new(new, path).map_err(|e| match e.kind() {
+        io::ErrorKind::AlreadyExists => taken(path),
+        _ => BackupError::io("rename", new)(e),
+    })
 }
 
 /// An earlier backup is never written over.
@@ -457,11 +452,15 @@ fn refuse_taken(path: &Path) -> Result<(), BackupError> {
     match path.symlink_metadata() {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(e) => Err(BackupError::io("look at", path)(e)),
-        Ok(_) => Err(BackupError::Argument(format!(
-            "{} exists; give the name of a new file",
-            path.display()
-        ))),
+        Ok(_) => Err(taken(path)),
     }
+}
+
+fn taken(path: &Path) -> BackupError {
+    BackupError::Argument(format!(
+        "{} exists; give the name of a new file",
+        path.display()
+    ))
 }
 
 /// A file that is removed: it is not complete, or has its name by now.

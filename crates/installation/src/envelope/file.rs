@@ -6,9 +6,8 @@
 //! slots of format version 1 were at 0 and 16 KiB, where there are zeros now, and the file ended
 //! behind them, at 32 KiB. Of all whole copies the one with the highest sequence number counts.
 //!
-//! 1. *Creation*: the file is made (it must not exist), both slots are written with sequence
-//!    numbers 1 and 2, the file is synced, then its directory. A crash before that leaves a file
-//!    in a directory that nothing refers to yet (a disk gets its final name last).
+//! 1. *Creation*: the file is made (it must not exist), both slots are written with sequence numbers 1 and 2, the file
+//!    is synced, then its directory. A crash before that leaves a file in a directory that nothing refers to yet.
 //! 2. *Update*, under an exclusive `flock` of the file: the newest whole copy is written over itself, and
 //!    synced, unless whoever has the lock has done so already (see below). Then the slot that does **not** hold
 //!    it is written with the next sequence number, and the file is synced. A crash in the
@@ -151,9 +150,11 @@ impl HeaderFile {
             .map_err(io_error("write", path))?;
         file.sync_all().map_err(io_error("sync", path))?;
         let directory = path.parent().unwrap_or(Path::new("/"));
-        File::open(directory)
-            .and_then(|d| d.sync_all())
-            .map_err(io_error("sync", directory))?;
+        match File::open(directory).and_then(|d| d.sync_all()) {
+            // Where a file system cannot do that for a directory alone, nobody can.
+            Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+            synced => synced.map_err(io_error("sync", directory))?,
+        }
         Ok(Self {
             file,
             path: path.to_owned(),

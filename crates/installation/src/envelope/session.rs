@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::host::{is_this_host, name_of_host};
+
 /// Longest path of a runtime map, in bytes.
 const MAX_PATH_LEN: usize = 1024;
 /// Longest name of a host, Linux' `HOST_NAME_MAX`.
@@ -17,14 +19,14 @@ const MAX_ERROR_LEN: usize = 256;
 /// An attach of a disk that has not ended in order, as far as the header knows.
 ///
 /// What a guest was told is written and had not flushed is known to the runtime map alone. So within
-/// the same boot of the kernel, that map is needed to open the disk; after another boot it is gone, and
-/// so may be those writes.
+/// the same boot of the kernel, that map is needed to open the disk; after another boot of the same host it is
+/// gone, and so may be those writes. On another host it is still there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Session {
     /// The boot of the kernel under which the disk was attached.
     pub boot: Uuid,
-    /// The host's name, for people.
+    /// The host, as [`this_host`](crate::this_host) has it; of an earlier version of this program its name alone.
     pub host: String,
     /// The absolute path of the runtime map.
     pub runtime_map: String,
@@ -34,7 +36,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that begins now. Of the host's name only what a header may hold is taken.
+    /// A session that begins now. Of what is said of the host only what a header may hold is taken.
     ///
     /// # Errors
     /// What is wrong with the path, as the end of a sentence.
@@ -50,6 +52,16 @@ impl Session {
             since: OffsetDateTime::now_utc(),
         };
         this.check().map(|()| this)
+    }
+
+    /// Whether that host is this one; nothing where the header does not tell.
+    pub fn is_of_this_host(&self) -> Option<bool> {
+        is_this_host(&self.host)
+    }
+
+    /// The host, as people call it.
+    pub fn host_name(&self) -> &str {
+        name_of_host(&self.host)
     }
 
     /// The path of the runtime map.

@@ -22,7 +22,7 @@ pub fn next_extent(file: &File, at: u64, len: u64) -> io::Result<Option<Range<u6
     let start = match seek(file, SeekFrom::Data(at)) {
         Ok(start) => start,
         Err(Errno::NXIO) => return Ok(None),
-        Err(Errno::INVAL) => return Ok(Some(at..len)),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(at..len)),
         Err(error) => return Err(error.into()),
     };
     if start >= len {
