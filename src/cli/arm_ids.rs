@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Command};
 
+use super::global::catalog_at;
 use super::{CliError, named};
 use arm::id::ResourceId;
 use arm::{subscription, type_of};
@@ -108,11 +109,16 @@ fn has_id(argument: &str) -> bool {
 
 fn installation(matches: &ArgMatches) -> Result<Installation, CliError> {
     let given = matches.try_get_one::<PathBuf>("state_dir").ok().flatten();
-    let dir = match given {
+    let state_dir = match given {
         Some(dir) => dir.clone(),
         None => default_state_dir()?,
     };
-    Ok(Installation::open_existing(&dir)?)
+    let catalog = matches.try_get_one::<String>("catalog").ok().flatten();
+    let place = installation::Place {
+        state_dir,
+        catalog: catalog_at(catalog.map(String::as_str))?,
+    };
+    Ok(Installation::open_existing(place)?)
 }
 
 /// The resource of an id: what it is, and its name as it is written.

@@ -438,8 +438,11 @@ pub(super) fn run_data_plane(args: &DataPlaneArgs) -> Result<(), CliError> {
 /// Tells an attach process what this program reads of it, if it can use that one's installation.
 pub(super) fn tell_versions(context: &Context) -> Result<(), CliError> {
     // A process that does not name it is of a version that only wants to know what is read.
-    let looked = context.state_dir.as_deref().map(Installation::look);
-    let refused = looked.and_then(Result::err).map(|error| error.to_string());
+    let refused = match &context.state_dir {
+        None => None,
+        Some(_) => Installation::look(context.place()?).err(),
+    };
+    let refused = refused.map(|error| error.to_string());
     context.output.text(&attach::attach_versions(refused))
 }
 

@@ -1,16 +1,19 @@
 //! `sealdisk catalog`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::global::catalog_at;
 use super::output::time_cell;
 use super::{CliError, Context, Tabular};
 use disks::{Rebuilt, RebuiltSet};
 use installation::catalog::{DepartedRecord, Departure};
 use installation::envelope::ResourceKind;
+use installation::migrate::{self, MigrateError, MovedTable};
+use installation::{CatalogAt, Place, runtime_dir};
 use vault::{KeyUrl, Permissions, moment};
 
 /// Arguments of `catalog`.
@@ -30,7 +33,8 @@ enum CatalogCommand {
 Connected vaults, disk encryption sets and identities come from STATE_DIR/catalog-copy.json, with
 the ids that access policies name; other vaults from their directories; disks, snapshots and images
 from their headers. A set that only a header names gets a new identity, and the command prints how
-to grant it the key.
+to grant it the key. A catalog on a server is not created: restore the server's backup, and rebuild
+then adds what was created since.
 
 After `backup restore` the catalog does not know the disks that were created since the backup, and
 after a loss it does not know what the rebuild did not find, such as snapshots and images that no
@@ -51,12 +55,29 @@ resources that a vault's log names but `catalog rebuild` did not find. `key what
 `show-usage` do not report their key versions as safe to disable until you register them again, or
 forget them with `catalog forget`.")]
     ListDeparted,
+    /// Move the catalog of the state directory to a PostgreSQL server, or go on with that
+    #[command(after_help = "Example:
+  sealdisk catalog migrate --to 'postgres://sealdisk@db1.example/sealdisk?passfile=/etc/sealdisk/pgpass'
+
+The database, or the schema in it, is to be empty. Detach all disks and stop what serves vaults, metrics and the
+dashboard before, and give them --catalog, or SEALDISK_CATALOG, with the same address afterwards: the file in the
+state directory is not used any more. Rows and hashes of each table are compared. If the command is cut off,
+nobody uses either until it has been run again; until it marks the file, that stays in use. An installation with
+key vaults of its own is not moved. docs/fleet.md has all steps.")]
+    Migrate(MigrateArgs),
     /// Confirm that a resource that left the catalog is gone, so that its key versions are not needed
     #[command(after_help = "Example:
   sealdisk catalog forget web1
 
 This changes only the answers of `key what-if` and `show-usage`.")]
     Forget(ForgetArgs),
+}
+
+#[derive(Args)]
+struct MigrateArgs {
+    /// The database, as postgres://USER@HOST/DATABASE; a password is in a password file, never here
+    #[arg(long, value_name = "URL")]
+    to: String,
 }
 
 #[derive(Args)]
@@ -104,6 +125,41 @@ struct ResourceView {
     kind: ResourceKind,
     name: String,
     directory: PathBuf,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MigratedView {
+    installation: Uuid,
+    from: PathBuf,
+    to: String,
+    tables: Vec<MovedTableView>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct MovedTableView {
+    part: &'static str,
+    table: String,
+    rows: u64,
+    sha256: String,
+}
+
+impl From<MovedTable> for MovedTableView {
+    fn from(moved: MovedTable) -> Self {
+        let MovedTable {
+            part,
+            table,
+            rows,
+            sha256,
+        } = moved;
+        Self {
+            part,
+            table,
+            rows,
+            sha256,
+        }
+    }
 }
 
 impl From<Rebuilt> for RebuiltView {
@@ -175,7 +231,74 @@ pub(super) fn run(context: &Context, args: &CatalogArgs) -> Result<(), CliError>
             let departed = context.installation()?.catalog().departed()?;
             context.output.list(&departed)
         }
+        CatalogCommand::Migrate(args) => migrate(context, args),
         CatalogCommand::Forget(args) => forget(context, args),
+    }
+}
+
+fn migrate(context: &Context, args: &MigrateArgs) -> Result<(), CliError> {
+    let CatalogAt::Server(to) = catalog_at(Some(&args.to))? else {
+        return Err(CliError::usage("--to names no database"));
+    };
+    // What is moved is in the state directory; a unit may have the new address already.
+    let Place { state_dir, catalog } = context.place()?;
+    if catalog.server().is_some_and(|given| *given != to) {
+        return Err(CliError::usage(
+            "--catalog, or SEALDISK_CATALOG, has another address than --to: what is moved is the catalog of --state-dir",
+        ));
+    }
+    refuse_attached(context, &state_dir)?;
+    let migrated = migrate::migrate(&state_dir, &to)?;
+    let is_new = !migrated.tables.is_empty();
+    let view = MigratedView {
+        installation: migrated.installation,
+        from: migrated.from,
+        to: to.to_string(),
+        tables: migrated.tables.into_iter().map(Into::into).collect(),
+    };
+    context.output.note(match is_new {
+        true => {
+            "note: the catalog is on the server, and its file is not used any more: give each command and service of \
+             this installation --catalog, or SEALDISK_CATALOG, with the address"
+        }
+        false => "note: the catalog was on the server before",
+    });
+    context.output.show(&view)
+}
+
+/// Refuses while a disk of the installation is attached: its process would go on with the file, in which nothing is
+/// changed any more.
+fn refuse_attached(context: &Context, state_dir: &Path) -> Result<(), CliError> {
+    let dir = runtime_dir(context.runtime_dir.as_deref());
+    let here = attach::attached_here(&dir).map_err(|error| {
+        let dir = dir.display();
+        CliError::new(
+            "RuntimeDirUnreadable",
+            format!("whether a disk is attached cannot be seen in {dir}: {error}"),
+        )
+    })?;
+    let disks = migrate::disks_of(state_dir)?.into_iter();
+    let attached = disks.filter(|(id, _)| here.iter().any(|here| here.disk == *id));
+    let names: Vec<_> = attached.map(|(_, name)| name).collect();
+    match names.is_empty() {
+        true => Ok(()),
+        false => Err(CliError::new(
+            "OperationNotAllowed",
+            format!(
+                "these disks are attached, and their processes would go on with the catalog that is left: {}; detach them \
+                 before",
+                names.join(", ")
+            ),
+        )),
+    }
+}
+
+impl From<MigrateError> for CliError {
+    fn from(error: MigrateError) -> Self {
+        match error {
+            MigrateError::Installation(error) => error.into(),
+            error => Self::new(error.code(), error.to_string()),
+        }
     }
 }
 
@@ -208,7 +331,7 @@ fn forget(context: &Context, args: &ForgetArgs) -> Result<(), CliError> {
 
 fn rebuild(context: &Context, args: &RebuildArgs) -> Result<(), CliError> {
     let (_, rebuilt) = disks::rebuild(
-        &context.state_dir()?,
+        &context.place()?,
         &args.data_dir,
         args.all_directories_named,
     )?;

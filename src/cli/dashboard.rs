@@ -56,17 +56,17 @@ struct ServingView {
 }
 
 pub(super) fn run(context: &Context, args: DashboardArgs) -> Result<(), CliError> {
-    let state_dir = context.state_dir()?;
+    let place = context.place()?;
     let options = DashboardOptions {
         listen: args.listen,
         allow_remote: args.allow_remote,
         public_url: args.public_url,
         token_file: args
             .token_file
-            .unwrap_or_else(|| state_dir.join("dashboard.token")),
+            .unwrap_or_else(|| place.state_dir.join("dashboard.token")),
         checkpoint: args.checkpoint,
         runtime_dir: runtime_dir(context.runtime_dir.as_deref()),
-        state_dir,
+        place,
         period: Duration::from_secs(args.interval),
     };
     Ok(serve(options, |serving| announce(context, serving))?)

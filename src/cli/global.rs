@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
-use installation::{Installation, check_host_name, default_state_dir};
+use installation::{
+    CATALOG_VARIABLE, CatalogAt, Installation, Place, check_host_name, default_state_dir,
+};
 
 use super::logging::LogFormat;
 use super::output::Query;
@@ -17,6 +19,10 @@ pub(super) struct GlobalArgs {
     /// else $XDG_STATE_HOME/sealdisk]
     #[arg(long, global = true, env = "SEALDISK_STATE_DIR", value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
+    /// The PostgreSQL database of the catalog, which hosts may share, as postgres://USER@HOST/DATABASE; a password is in
+    /// a password file, never here [default: a file in the state directory]
+    #[arg(long, global = true, env = CATALOG_VARIABLE, hide_env_values = true, value_name = "URL")]
+    pub(super) catalog: Option<String>,
     /// A directory on tmpfs for the control sockets and runtime maps of attached disks [default:
     /// /run/sealdisk for root, else $XDG_RUNTIME_DIR/sealdisk]
     #[arg(long, global = true, env = "SEALDISK_RUNTIME_DIR", value_name = "DIR")]
@@ -52,23 +58,33 @@ pub struct Context {
     /// `--runtime-dir`, when it was given.
     pub runtime_dir: Option<PathBuf>,
     pub(super) state_dir: Option<PathBuf>,
+    /// `--catalog`, as it was given.
+    pub(super) catalog: Option<String>,
 }
 
 impl Context {
-    /// Opens the installation that `--state-dir` names.
+    /// Opens the installation that `--state-dir` and `--catalog` name.
     ///
     /// # Errors
     /// See [`Installation::open`].
     pub fn installation(&self) -> Result<Installation, CliError> {
-        Ok(Installation::open(&self.state_dir()?)?)
+        Ok(Installation::open(self.place()?)?)
     }
 
-    /// Opens the installation that `--state-dir` names, to look at it: none is made.
+    /// Opens the installation that `--state-dir` and `--catalog` name, to look at it: none is made.
     ///
     /// # Errors
     /// See [`Installation::open_existing`].
     pub fn existing_installation(&self) -> Result<Installation, CliError> {
-        Ok(Installation::open_existing(&self.state_dir()?)?)
+        Ok(Installation::open_existing(self.place()?)?)
+    }
+
+    /// Where the installation is, as `--state-dir` and `--catalog` say.
+    pub(super) fn place(&self) -> Result<Place, CliError> {
+        Ok(Place {
+            state_dir: self.state_dir()?,
+            catalog: catalog_at(self.catalog.as_deref())?,
+        })
     }
 
     /// The directory that `--state-dir` names, or the default.
@@ -78,4 +94,11 @@ impl Context {
             None => Ok(default_state_dir()?),
         }
     }
+}
+
+/// Where a catalog is, by what was given of it.
+pub(super) fn catalog_at(given: Option<&str>) -> Result<CatalogAt, CliError> {
+    // What was given may be a secret, and is not repeated.
+    CatalogAt::given(given)
+        .map_err(|why| CliError::usage(format!("the address of the catalog is wrong: {why}")))
 }

@@ -64,7 +64,7 @@ pub(super) fn run(context: &Context, args: MetricsArgs) -> Result<(), CliError> 
     let options = ServeOptions {
         listen: args.listen,
         runtime_dir: runtime_dir(context.runtime_dir.as_deref()),
-        state_dir: context.state_dir()?,
+        place: context.place()?,
         patience: Duration::from_secs(args.timeout),
         period: Duration::from_secs(args.interval),
     };

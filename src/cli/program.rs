@@ -175,6 +175,7 @@ fn run() -> ExitCode {
         output: Output::new(cli.global.output, cli.global.query),
         runtime_dir: cli.global.runtime_dir,
         state_dir: cli.global.state_dir,
+        catalog: cli.global.catalog,
     };
     // These are confined by now: they can look at no file, and have nothing to tell anybody.
     let is_confined = is_confined(&cli.command);

@@ -5,6 +5,7 @@
 
 mod alarms;
 mod attached;
+mod catalog_server;
 mod cli_audit;
 mod cli_disk;
 mod cli_disk_attached;

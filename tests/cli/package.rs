@@ -149,6 +149,7 @@ fn the_package_has_everything_that_a_host_needs() {
     expect_success(unpack.args(["--control", &package, text(&control)]));
     let conffiles = fs::read_to_string(control.join("conffiles")).unwrap();
     for path in [
+        "/etc/default/sealdisk",
         "/etc/default/sealdisk-keyvault",
         "/etc/default/sealdisk-alarms",
         "/etc/apparmor.d/sealdisk-attach",

@@ -22,7 +22,7 @@ use crate::roles::follow_roles_of_all;
 use crate::route;
 use crate::types::TYPES;
 use crate::works::work_of;
-use installation::InstallationError;
+use installation::{InstallationError, Place};
 
 /// Longest body of a request of somebody unknown: that for a token.
 const TOKEN_BODY: usize = 16 * 1024;
@@ -45,7 +45,7 @@ impl Api {
     pub fn new(
         hosts: &[String],
         address: IpAddr,
-        state_dir: PathBuf,
+        place: Place,
         runtime_dir: PathBuf,
         import_dir: Option<PathBuf>,
     ) -> Self {
@@ -59,8 +59,8 @@ impl Api {
         all.extend(hosts.iter().cloned());
         Self {
             hosts: all,
-            access: Arc::new(Sessions::new(state_dir.clone(), runtime_dir.clone())),
-            changes: Arc::new(Changes::new(state_dir, runtime_dir).importing_from(import_dir)),
+            access: Arc::new(Sessions::new(place.clone(), runtime_dir.clone())),
+            changes: Arc::new(Changes::new(place, runtime_dir).importing_from(import_dir)),
             attempts: Attempts::default(),
         }
     }

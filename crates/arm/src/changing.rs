@@ -12,7 +12,7 @@ use crate::operations::Going;
 use attach::LayerChanges;
 use disks::import::Cancel;
 use disks::{Disk, DiskError, JobProgress, LayerOp};
-use installation::Installation;
+use installation::{Installation, Place};
 
 /// How long a change waits for what passes by: a merge, and a command.
 const MERGING: Duration = Duration::from_secs(30);
@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Changes {
     /// Where attached disks are reached.
     pub(crate) runtime_dir: PathBuf,
-    state_dir: PathBuf,
+    place: Place,
     /// From below where images of this host are imported; from nowhere, if there is none.
     pub(crate) import_dir: Option<PathBuf>,
     locked: Mutex<HashMap<String, Holders>>,
@@ -139,11 +139,11 @@ impl Drop for NameLock<'_> {
 }
 
 impl Changes {
-    /// In the installation in that directory.
-    pub fn new(state_dir: PathBuf, runtime_dir: PathBuf) -> Self {
+    /// In the installation at that place.
+    pub fn new(place: impl Into<Place>, runtime_dir: PathBuf) -> Self {
         Self {
             runtime_dir,
-            state_dir,
+            place: place.into(),
             import_dir: None,
             locked: Mutex::default(),
             unlocked: Condvar::new(),
@@ -298,10 +298,10 @@ impl Changes {
         if merging.runs.swap(true, Ordering::AcqRel) {
             return;
         }
-        let (state_dir, runtime_dir) = (self.state_dir.clone(), self.runtime_dir.clone());
+        let (place, runtime_dir) = (self.place.clone(), self.runtime_dir.clone());
         let work = move || {
             while merging.wanted.swap(false, Ordering::AcqRel) {
-                if let Err(error) = merge_all(&state_dir, &runtime_dir) {
+                if let Err(error) = merge_all(&place, &runtime_dir) {
                     log::error!("layers of deleted snapshots are not merged yet: {error}");
                 }
             }
@@ -315,8 +315,8 @@ impl Changes {
     }
 }
 
-fn merge_all(state_dir: &Path, runtime_dir: &Path) -> Result<(), DiskError> {
-    let (installation, cancel) = (Installation::open_existing(state_dir)?, Cancel::default());
+fn merge_all(place: &Place, runtime_dir: &Path) -> Result<(), DiskError> {
+    let (installation, cancel) = (Installation::open_existing(place)?, Cancel::default());
     let changes = LayerChanges {
         wait: true,
         ..layer_changes(&installation, runtime_dir, &cancel)

@@ -225,8 +225,18 @@ impl From<CatalogError> for ArmError {
             | CatalogError::Locked { .. } => Self::new(409, error.code(), message),
             CatalogError::NotSystemAssigned { .. } => Self::new(400, "InvalidParameter", message),
             CatalogError::Lost { .. }
+            | CatalogError::LostOnServer { .. }
+            | CatalogError::Elsewhere { .. }
+            | CatalogError::Moved { .. }
+            | CatalogError::InFile { .. }
+            | CatalogError::Unrelated { .. }
+            | CatalogError::OtherInstallation { .. }
+            | CatalogError::Older { .. }
+            | CatalogError::Exchanged { .. }
+            | CatalogError::Arriving { .. }
             | CatalogError::Damaged { .. }
             | CatalogError::Copy { .. }
+            | CatalogError::Note { .. }
             | CatalogError::Open(_)
             | CatalogError::Database(_) => Self::failed(error.code(), message),
         }
@@ -253,6 +263,7 @@ impl From<InstallationError> for ArmError {
             | InstallationError::KeyFile { .. }
             | InstallationError::Audit(_)
             | InstallationError::Missing { .. }
+            | InstallationError::MissingOnServer { .. }
             | InstallationError::NoStateDirectory => Self::failed(error.code(), error),
         }
     }

@@ -1,7 +1,6 @@
 //! What a browser asks for, and how it is answered. Whoever is not let in is answered the same to everything, but for the
 //! form to log in with.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +21,10 @@ use web::{Answer, Service, answer};
 use zeroize::Zeroizing;
 
 use crate::access::{Guesses, Hosts, PAUSE, SESSION_LIFETIME, Sessions, Token};
-use crate::data::{Part, Shared, open};
+use crate::data::{Part, Shared};
 use crate::page::Pages;
 use disks::des::Loss;
+use installation::{Installation, Place};
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -68,7 +68,7 @@ pub(crate) struct Dashboard {
     pub(crate) pages: Pages,
     pub(crate) cookie: Cookie,
     pub(crate) shared: Arc<Shared>,
-    pub(crate) state_dir: PathBuf,
+    pub(crate) place: Place,
     pub(crate) questions: Arc<Semaphore>,
 }
 
@@ -292,11 +292,12 @@ impl Dashboard {
             return said(StatusCode::SERVICE_UNAVAILABLE, "nothing was seen yet\n");
         };
         // It reads the logs of vaults.
-        let place = self.questions.clone().acquire_owned().await;
-        let state_dir = self.state_dir.clone();
+        let turn = self.questions.clone().acquire_owned().await;
+        let place = self.place.clone();
         let work = move || {
-            let _place = place;
-            let installation = open(&state_dir).map_err(|error| error.to_string())?;
+            let _turn = turn;
+            let installation = Installation::open_if_there(place);
+            let installation = installation.map_err(|error| error.to_string())?;
             let installation = installation.ok_or("there is no installation any more")?;
             let cut = dependencies.without(&installation, &loss);
             cut.map_err(|error| error.to_string())

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use installation::Place;
 use web::Listen;
 
 /// How the dashboard is served.
@@ -24,7 +25,7 @@ pub struct DashboardOptions {
     /// Where the control sockets of attached disks are.
     pub runtime_dir: PathBuf,
     /// The installation.
-    pub state_dir: PathBuf,
+    pub place: Place,
     /// How often disks, keys and vaults are looked at.
     pub period: Duration,
 }

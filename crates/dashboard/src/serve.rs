@@ -48,7 +48,7 @@ pub fn serve(
     let service = |listening: &Listen| -> Result<Dashboard, DashboardError> {
         let shared = Arc::new(Shared::new());
         let pins = pins.unwrap_or_default();
-        look_again_and_again(&shared, &options.state_dir, pins, options.period)?;
+        look_again_and_again(&shared, &options.place, pins, options.period)?;
         tokio::spawn(watch_disks(shared.clone(), options.runtime_dir));
         let port = listening.address().map_or(0, |address| address.port());
         Ok(Dashboard {
@@ -62,7 +62,7 @@ pub fn serve(
                 is_secure: public.is_some_and(|public| public.is_secure),
             },
             shared,
-            state_dir: options.state_dir,
+            place: options.place,
             questions: questions(),
         })
     };

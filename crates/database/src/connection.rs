@@ -183,6 +183,12 @@ impl Database {
         })
     }
 
+    /// Ends the threads and connections that it has, unless a transaction is under way: the next statement has them anew.
+    /// For a process that is about to give up what only the threads give up that do so themselves.
+    pub fn disconnect(&self) {
+        self.engine.disconnect();
+    }
+
     /// Runs statements of which all count or none do. They do when this has returned without an error, and don't when
     /// the error is one of `run`.
     ///

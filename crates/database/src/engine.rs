@@ -55,4 +55,8 @@ pub(crate) trait Engine: Send {
 
     /// Has a journal beside the database be taken over now, and after so many pages, if there is one.
     fn limit_journal(&self, pages: u32) -> Result<(), Error>;
+
+    /// Ends the threads and connections that the engine has, unless a transaction is under way. The next statement has
+    /// them anew.
+    fn disconnect(&self);
 }

@@ -170,6 +170,15 @@ impl FromValue for [u8; 32] {
     }
 }
 
+/// Whatever it is.
+impl FromValue for Value<'static> {
+    const WHAT: &'static str = "a value";
+
+    fn from_value(value: &Value<'_>) -> Option<Self> {
+        Some(value.owned())
+    }
+}
+
 impl<T: FromValue> FromValue for Option<T> {
     const WHAT: &'static str = T::WHAT;
 

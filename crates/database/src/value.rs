@@ -17,7 +17,6 @@ pub enum Value<'a> {
 
 impl Value<'_> {
     /// The same, which borrows nothing.
-    #[cfg(feature = "postgres")]
     pub(crate) fn owned(&self) -> Value<'static> {
         match self {
             Self::Null => Value::Null,

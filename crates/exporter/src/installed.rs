@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use disks::des::SeenKeys;
 use installation::catalog::{DiskEncryptionSetRecord, DiskRecord, VaultRecord};
-use installation::{Installation, InstallationError};
+use installation::{Installation, InstallationError, Place};
 use vault::audit::{AuditLog, Space, last_record};
 use vault::{Permissions, SeenKey, SeenRecords, VaultDatabase, VaultError};
 
@@ -77,13 +77,13 @@ fn lock(seen: &LastSeen) -> MutexGuard<'_, Arc<Seen>> {
 /// # Errors
 /// When the thread cannot be started.
 pub(crate) fn watch(
-    state_dir: PathBuf,
+    place: Place,
     runtime_dir: PathBuf,
     period: Duration,
 ) -> std::io::Result<LastSeen> {
     let seen = LastSeen::default();
     let told = seen.clone();
-    let mut watcher = Watcher::new(state_dir, runtime_dir);
+    let mut watcher = Watcher::new(place, runtime_dir);
     let work = move || {
         loop {
             let looked = watcher.look();
@@ -99,7 +99,7 @@ pub(crate) fn watch(
 
 /// What looks.
 struct Watcher {
-    state_dir: PathBuf,
+    place: Place,
     runtime_dir: PathBuf,
     installation: Option<Installation>,
     /// What each vault was asked for since it is watched.
@@ -109,9 +109,9 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn new(state_dir: PathBuf, runtime_dir: PathBuf) -> Self {
+    fn new(place: impl Into<Place>, runtime_dir: PathBuf) -> Self {
         Self {
-            state_dir,
+            place: place.into(),
             runtime_dir,
             installation: None,
             records: BTreeMap::new(),
@@ -143,7 +143,7 @@ impl Watcher {
         let kept = self.installation.take().filter(Installation::is_current);
         let installation = match kept {
             Some(installation) => installation,
-            None => Installation::open_existing(&self.state_dir)?,
+            None => Installation::open_existing(&self.place)?,
         };
         let looked = self.look_at_all(&installation, seen);
         if looked.is_ok() {
@@ -187,7 +187,7 @@ impl Watcher {
         let needs = grants::Needs::of(&resources, &sets, installation.platform().object_id);
         needs.add(&keys, &policies, &mut seen.samples);
         // The first attach makes it.
-        let log = self.state_dir.join("audit.db");
+        let log = self.place.state_dir.join("audit.db");
         if log.exists() {
             let database = AuditLog::look_at_database(&log)?;
             let last = last_record(&database)?;
@@ -230,9 +230,10 @@ impl Watcher {
     }
 
     fn look_at_space(&self, samples: &mut Samples) {
-        let vaults = self.state_dir.join("vaults");
+        let state_dir = self.place.state_dir.as_path();
+        let vaults = state_dir.join("vaults");
         for (name, dir) in [
-            ("state", self.state_dir.as_path()),
+            ("state", state_dir),
             ("vaults", &vaults),
             ("runtime", &self.runtime_dir),
         ] {
@@ -364,7 +365,7 @@ mod tests {
             );
         }
         std::fs::write(dir.path().join("vaults/one/vault.db"), "no database").unwrap();
-        let mut watcher = Watcher::new(dir.path().into(), dir.path().into());
+        let mut watcher = Watcher::new(dir.path(), dir.path().into());
         let seen = watcher.look();
         let is_up = |vault| seen.samples.value(&metric::VAULT_UP, &[vault]);
         assert_eq!((is_up("one"), is_up("two")), (Some(0.0), Some(1.0)));
@@ -404,7 +405,7 @@ mod tests {
     fn an_installation_that_cannot_be_read_is_told() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("catalog.db"), "no database").unwrap();
-        let mut watcher = Watcher::new(dir.path().into(), dir.path().into());
+        let mut watcher = Watcher::new(dir.path(), dir.path().into());
         let seen = watcher.look();
         assert_eq!(seen.samples.value(&metric::INSTALLATION_UP, &[]), Some(0.0));
         assert!(seen.is_stale(Duration::from_secs(60)).is_some());

@@ -21,6 +21,7 @@ mod text;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use installation::Place;
 use web::{Listen, ServeError};
 
 use crate::scrape::Scraper;
@@ -33,7 +34,7 @@ pub struct ServeOptions {
     /// Where the control sockets of attached disks are.
     pub runtime_dir: PathBuf,
     /// The installation.
-    pub state_dir: PathBuf,
+    pub place: Place,
     /// How long a disk may take to answer.
     pub patience: Duration,
     /// How often keys and vaults are looked at.
@@ -50,12 +51,12 @@ pub fn serve(options: ServeOptions, ready: impl FnOnce(&Listen)) -> Result<(), S
     let ServeOptions {
         listen,
         runtime_dir,
-        state_dir,
+        place,
         patience,
         period,
     } = options;
     let scraper = |_: &Listen| {
-        let seen = installed::watch(state_dir, runtime_dir.clone(), period).map_err(
+        let seen = installed::watch(place, runtime_dir.clone(), period).map_err(
             ServeError::system("start the thread that looks at keys and vaults"),
         )?;
         Ok(Scraper::new(runtime_dir, patience, seen, period))

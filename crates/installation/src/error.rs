@@ -105,6 +105,15 @@ pub enum InstallationError {
         /// The state directory.
         path: PathBuf,
     },
+    /// There is none at a server where one is to be looked at.
+    #[error(
+        "there is no installation at {place}; give the right --catalog, or make one with the first command that creates \
+         something, such as `sealdisk disk create`"
+    )]
+    MissingOnServer {
+        /// The database.
+        place: String,
+    },
     /// Where the state is kept is not known.
     #[error("there is no home directory to keep the state in; give --state-dir")]
     NoStateDirectory,
@@ -126,6 +135,7 @@ impl InstallationError {
             | Self::Exposed { .. }
             | Self::KeyFile { .. }
             | Self::Missing { .. }
+            | Self::MissingOnServer { .. }
             | Self::NoStateDirectory => "StateDirectory",
         }
     }

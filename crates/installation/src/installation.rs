@@ -3,6 +3,7 @@
 //! ```text
 //! STATE_DIR/catalog.db
 //! STATE_DIR/catalog-copy.json
+//! STATE_DIR/catalog-server.json   where the catalog is, if it is not here
 //! STATE_DIR/audit.{db,key}
 //! STATE_DIR/{alarms,last-backup}.json
 //! STATE_DIR/vaults/NAME/{vault.db,master.key}
@@ -17,64 +18,76 @@ use uuid::Uuid;
 
 use super::InstallationError;
 use super::files::private_dir;
-use crate::catalog::{COPY_FILE, Catalog, CatalogError, DatabaseCatalog, InstallationRecord};
+use super::known_server::KnownServer;
+use super::leftovers::left_of;
+use super::on_server::{IfMissing, catalog_for, join};
+use super::place::{CatalogAt, Place};
+use crate::catalog::{Catalog, CatalogError, DatabaseCatalog, InstallationRecord};
 use crate::envelope::ResourceKind;
-use keys::sha256;
+use database::postgres::ServerUrl;
 use vault::Caller;
 use vault::audit::{AuditLog, Reserve};
 use vault::remote::TokenCache;
 
-/// How the directory begins in which a restore is made ready.
-pub const RESTORING: &str = ".restore-";
-
 /// Everything that commands work on.
 pub struct Installation {
-    state_dir: PathBuf,
+    place: Place,
     catalog: Box<dyn Catalog>,
     identities: Mutex<InstallationRecord>,
     tokens: TokenCache,
 }
 
 impl Installation {
-    /// Opens the installation in `state_dir`; the first call makes it.
+    /// Opens the installation; the first call makes it.
     ///
     /// # Errors
-    /// [`InstallationError`], for a directory that others can write into too, and
-    /// [`CatalogError::Lost`] for one whose catalog is gone.
-    pub fn open(state_dir: &Path) -> Result<Self, InstallationError> {
-        let state_dir = prepared_state_dir(state_dir)?;
-        let catalog = state_dir.join("catalog.db");
-        if let Some(found) = left_of(&catalog) {
-            let path = catalog;
-            return Err(CatalogError::Lost { path, found }.into());
-        }
-        // On a full file system the catalog cannot be opened either.
-        Reserve::of(&state_dir.join("audit.db")).release_if_full();
-        Self::with_catalog(state_dir, DatabaseCatalog::open(&catalog)?)
-    }
-
-    /// Opens the installation in `state_dir` for those who only look: where there is none, none is made.
-    ///
-    /// # Errors
-    /// [`InstallationError::Missing`], and as [`Installation::open`].
-    pub fn open_existing(state_dir: &Path) -> Result<Self, InstallationError> {
-        match Self::is_there(state_dir)? {
-            true => Self::open(state_dir),
-            false => Err(InstallationError::Missing {
-                path: state_dir.into(),
-            }),
+    /// [`InstallationError`], for a directory that others can write into too, and for a catalog that is gone, elsewhere,
+    /// or another installation's.
+    pub fn open(place: impl Into<Place>) -> Result<Self, InstallationError> {
+        let place = place.into();
+        match &place.catalog {
+            CatalogAt::StateDir => Self::open_file(&place.state_dir),
+            CatalogAt::Server(url) => match Self::open_at(&place, url, IfMissing::Make)? {
+                Some(installation) => Ok(installation),
+                None => Err(missing(&place)),
+            },
         }
     }
 
-    /// Whether there is an installation in a directory, or what is left of one.
+    /// Opens the installation for those who only look: where there is none, none is made.
     ///
     /// # Errors
-    /// [`InstallationError::Directory`]: this user may not look, which is not to be taken for none.
-    pub fn is_there(state_dir: &Path) -> Result<bool, InstallationError> {
-        let catalog = state_dir.join("catalog.db");
+    /// [`InstallationError::Missing`], [`InstallationError::MissingOnServer`], and as [`Installation::open`].
+    pub fn open_existing(place: impl Into<Place>) -> Result<Self, InstallationError> {
+        let place = place.into();
+        Self::open_if_there(&place)?.ok_or_else(|| missing(&place))
+    }
+
+    /// Opens the installation if there is one, or what is left of one.
+    ///
+    /// # Errors
+    /// As [`Installation::open`], and [`InstallationError::Directory`]: this user may not look, which is not to be taken
+    /// for none.
+    pub fn open_if_there(place: impl Into<Place>) -> Result<Option<Self>, InstallationError> {
+        let place = place.into();
+        match &place.catalog {
+            CatalogAt::StateDir => match Self::is_there(&place.state_dir)? {
+                true => Self::open_file(&place.state_dir).map(Some),
+                false => Ok(None),
+            },
+            CatalogAt::Server(url) => Self::open_at(&place, url, IfMissing::LookOnly),
+        }
+    }
+
+    /// Whether there is an installation with its catalog in a directory, or what is left of one.
+    fn is_there(state_dir: &Path) -> Result<bool, InstallationError> {
+        let catalog = Place::from(state_dir).file();
         match catalog.symlink_metadata() {
             Ok(_) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(left_of(&catalog).is_some()),
+            Err(error) if error.kind() == ErrorKind::NotFound => match left_of(&catalog) {
+                Some(_) => Ok(true),
+                None => Ok(KnownServer::read(state_dir)?.is_some()),
+            },
             Err(source) => Err(InstallationError::Directory {
                 path: state_dir.into(),
                 source,
@@ -82,25 +95,96 @@ impl Installation {
         }
     }
 
+    fn open_file(state_dir: &Path) -> Result<Self, InstallationError> {
+        let place = Place::from(prepared_state_dir(state_dir)?);
+        Self::refuse_elsewhere(&place.state_dir)?;
+        let catalog = place.file();
+        if let Some(found) = left_of(&catalog) {
+            let path = catalog;
+            return Err(CatalogError::Lost { path, found }.into());
+        }
+        // On a full file system the catalog cannot be opened either.
+        Reserve::of(&place.state_dir.join("audit.db")).release_if_full();
+        let catalog = DatabaseCatalog::open(&catalog)?;
+        Self::with_catalog(place, catalog)
+    }
+
+    fn open_at(
+        place: &Place,
+        url: &ServerUrl,
+        if_missing: IfMissing,
+    ) -> Result<Option<Self>, InstallationError> {
+        // Before there is a directory: to look makes none.
+        let Some(catalog) = catalog_for(&place.state_dir, url, if_missing)? else {
+            return Ok(None);
+        };
+        let state_dir = prepared_state_dir(&place.state_dir)?;
+        Reserve::of(&state_dir.join("audit.db")).release_if_full();
+        let catalog_at = place.catalog.clone();
+        let place = Place {
+            state_dir,
+            catalog: catalog_at,
+        };
+        let installation = Self::with_catalog(place, catalog)?;
+        join(installation.state_dir(), installation.id(), url)?;
+        Ok(Some(installation))
+    }
+
     /// Whether this program can open the installation, in which nothing is changed.
     ///
     /// # Errors
     /// [`InstallationError`]: why not.
-    pub fn look(state_dir: &Path) -> Result<(), InstallationError> {
-        Ok(DatabaseCatalog::look(&state_dir.join("catalog.db"))?)
+    pub fn look(place: impl Into<Place>) -> Result<(), InstallationError> {
+        let place = place.into();
+        let Some(url) = place.catalog.server() else {
+            Self::refuse_elsewhere(&place.state_dir)?;
+            return Ok(DatabaseCatalog::look(&place.file())?);
+        };
+        match DatabaseCatalog::look_on_server(url)? {
+            true => Ok(()),
+            false => Err(missing(&place)),
+        }
+    }
+
+    /// Refuses to use, or to make, a catalog in a state directory whose catalog is on a server.
+    ///
+    /// # Errors
+    /// [`CatalogError::Elsewhere`].
+    pub fn refuse_elsewhere(state_dir: &Path) -> Result<(), CatalogError> {
+        match KnownServer::read(state_dir)? {
+            None => Ok(()),
+            Some(known) => Err(CatalogError::Elsewhere {
+                state_dir: state_dir.into(),
+                place: known.server,
+            }),
+        }
     }
 
     /// With a catalog that is there.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
     pub fn with_catalog(
-        state_dir: PathBuf,
+        place: impl Into<Place>,
         catalog: DatabaseCatalog,
     ) -> Result<Self, InstallationError> {
         Ok(Self {
             identities: Mutex::new(catalog.installation()?),
             catalog: Box::new(catalog),
             tokens: TokenCache::default(),
-            state_dir,
+            place: place.into(),
         })
+    }
+
+    /// Where it is.
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Ends the threads and connections of the catalog, until it is used again: for a process that is about to give up
+    /// what each thread gives up for itself.
+    pub fn rest(&self) {
+        self.catalog.rest();
     }
 
     /// The catalog.
@@ -136,28 +220,17 @@ impl Installation {
 
     /// The state directory.
     pub fn state_dir(&self) -> &Path {
-        &self.state_dir
+        &self.place.state_dir
     }
 
     /// Tells the installation from others: the tenant of its identities.
     pub fn id(&self) -> Uuid {
-        // Made of what is random and stays, so that it need not be stored.
-        let operator = self.identities().operator;
-        let hash = sha256(
-            &[
-                b"sealdisk installation id v1\0".as_slice(),
-                operator.as_bytes(),
-            ]
-            .concat(),
-        );
-        let mut id = [0; 16];
-        id.copy_from_slice(&hash[..16]);
-        uuid::Builder::from_custom_bytes(id).into_uuid()
+        self.identities().id()
     }
 
     /// Where what is of that kind is kept that was not given a `--data-dir`.
     pub fn resources_dir(&self, kind: ResourceKind) -> PathBuf {
-        self.state_dir.join(match kind {
+        self.state_dir().join(match kind {
             ResourceKind::Disk => "disks",
             ResourceKind::Snapshot => "snapshots",
             ResourceKind::Image => "images",
@@ -166,7 +239,7 @@ impl Installation {
 
     /// Where the embedded vaults are kept.
     pub fn vaults_dir(&self) -> PathBuf {
-        self.state_dir.join("vaults")
+        self.state_dir().join("vaults")
     }
 
     /// The tokens of managed identities that this process was given.
@@ -180,7 +253,7 @@ impl Installation {
     /// # Errors
     /// [`InstallationError::Audit`].
     pub fn audit_log(&self) -> Result<AuditLog, InstallationError> {
-        Ok(AuditLog::open(&self.state_dir.join("audit.db"))?)
+        Ok(AuditLog::open(&self.state_dir().join("audit.db"))?)
     }
 
     /// The identity on whose behalf the command line manages vaults.
@@ -191,6 +264,18 @@ impl Installation {
     /// The principal that uses the platform-managed key.
     pub fn platform(&self) -> Caller {
         Caller::local(self.identities().platform)
+    }
+}
+
+/// Why there is none where one is to be looked at.
+fn missing(place: &Place) -> InstallationError {
+    match place.catalog.server() {
+        None => InstallationError::Missing {
+            path: place.state_dir.clone(),
+        },
+        Some(url) => InstallationError::MissingOnServer {
+            place: url.to_string(),
+        },
     }
 }
 
@@ -207,27 +292,6 @@ pub fn prepared_state_dir(state_dir: &Path) -> Result<PathBuf, InstallationError
         private_dir(&state_dir.join(below))?;
     }
     Ok(state_dir)
-}
-
-/// What shows that there was a catalog at `path`, where there is none.
-fn left_of(path: &Path) -> Option<PathBuf> {
-    if path.symlink_metadata().is_ok() {
-        return None;
-    }
-    // Of these only a restore that was cut off has the catalog in it.
-    let entries = std::fs::read_dir(path.parent().unwrap_or(Path::new(".")));
-    let entries = entries.into_iter().flatten().flatten();
-    let restoring = entries
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(RESTORING))
-        .map(|entry| entry.path());
-    let files = [COPY_FILE, "audit.db"].map(|name| path.with_file_name(name));
-    let vaults = std::fs::read_dir(path.with_file_name("vaults"));
-    let vaults = vaults.into_iter().flatten().flatten();
-    files
-        .into_iter()
-        .chain(restoring)
-        .chain(vaults.map(|entry| entry.path().join("vault.db")))
-        .find(|path| path.exists())
 }
 
 /// `/var/lib/sealdisk` for root, the XDG state directory for other users.
@@ -356,7 +420,7 @@ mod tests {
             matches!(looked, InstallationError::Directory { .. }),
             "{looked}"
         );
-        assert!(!Installation::is_there(dir.path()).unwrap());
+        assert!(Installation::open_if_there(dir.path()).unwrap().is_none());
     }
 
     #[test]

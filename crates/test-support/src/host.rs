@@ -104,6 +104,8 @@ impl Host {
             .env("SEALDISK_STATE_DIR", self.state())
             // Backups work with `fips` too, if told.
             .env("SEALDISK_ALLOW_NON_FIPS", "1")
+            .env_remove("SEALDISK_CATALOG")
+            .env_remove("PGPASSFILE")
             .env_remove("CREDENTIALS_DIRECTORY")
             .env_remove("NOTIFY_SOCKET")
             .env_remove("RUST_LOG")

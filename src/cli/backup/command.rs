@@ -249,7 +249,7 @@ fn restore(context: &Context, args: &RestoreArgs) -> Result<(), CliError> {
         pins: &known,
         segments: &args.archive,
     };
-    let restored = backup::restore(&request, &context.state_dir()?)?;
+    let restored = backup::restore(&request, &context.place()?)?;
     for note in restored.notes {
         context.output.note(&format!("note: {note}"));
     }

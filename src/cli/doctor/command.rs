@@ -34,18 +34,18 @@ pub fn run(context: &Context) -> Result<(), CliError> {
         sandbox::confinement(),
         files::runtime(&runtime_dir),
     ];
-    match context.state_dir() {
-        Ok(state_dir) => {
-            checks.push(files::state(&state_dir));
-            let known = vaults::Known::of(&state_dir);
-            checks.extend(files::disks(&state_dir, known.directories()));
+    match context.place() {
+        Ok(place) => {
+            checks.push(files::state(&place.state_dir));
+            let known = vaults::Known::of(&place);
+            checks.extend(files::disks(&place.state_dir, known.directories()));
             checks.push(host::clock(known.latest()));
             checks.extend(known.vaults());
         }
         Err(error) => checks.push(Check::fail(
             "state directory",
             error.message,
-            "give --state-dir, or set SEALDISK_STATE_DIR",
+            "give --state-dir and --catalog rightly, or set SEALDISK_STATE_DIR and SEALDISK_CATALOG",
         )),
     }
     checks.extend(programs::all());

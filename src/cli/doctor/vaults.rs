@@ -1,33 +1,33 @@
 //! What an installation knows: its vaults, and where its disks are.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use time::OffsetDateTime;
 
 use super::check::Check;
 use crate::cli::CliError;
 use crate::cli::output::key_cell;
-use installation::Installation;
+use installation::{Installation, Place};
 
+const CATALOG: &str = "catalog";
 const VAULT: &str = "vault";
 const SET: &str = "disk encryption set";
 
 /// An installation, as far as it can be opened. One that is not there is not made.
 pub(super) struct Known {
+    /// Where its catalog is, if it is on a server.
+    server: Option<String>,
     installation: Result<Option<Installation>, CliError>,
     directories: Vec<PathBuf>,
     latest: Option<OffsetDateTime>,
 }
 
 impl Known {
-    pub(super) fn of(state_dir: &Path) -> Self {
-        let opened = Installation::is_there(state_dir).and_then(|is_there| match is_there {
-            true => Installation::open(state_dir).map(Some),
-            false => Ok(None),
-        });
-        let installation = opened.map_err(CliError::from);
+    pub(super) fn of(place: &Place) -> Self {
+        let opened = Installation::open_if_there(place);
         let mut known = Self {
-            installation,
+            server: place.catalog.server().map(ToString::to_string),
+            installation: opened.map_err(CliError::from),
             directories: Vec::new(),
             latest: None,
         };
@@ -66,19 +66,34 @@ impl Known {
         self.latest
     }
 
-    /// Whether each vault that is kept here opens, and each set may wrap and unwrap in its own.
+    /// Whether the catalog can be reached, each vault that is kept here opens, and each set may wrap and unwrap in its
+    /// own.
     pub(super) fn vaults(&self) -> Vec<Check> {
+        let mut checks = Vec::new();
+        if let (Ok(_), Some(place)) = (&self.installation, &self.server) {
+            checks.push(Check::ok(CATALOG, format!("at {place}")));
+        }
+        checks.extend(self.vaults_here());
+        checks
+    }
+
+    fn vaults_here(&self) -> Vec<Check> {
         match &self.installation {
             Err(error) => vec![Check::fail(
-                "catalog",
+                CATALOG,
                 error.message.clone(),
-                "restore a backup (`sealdisk backup restore`), or `sealdisk catalog rebuild`",
+                match self.server {
+                    Some(_) => "see what it says, and see that the server runs and can be reached",
+                    None => {
+                        "restore a backup (`sealdisk backup restore`), or `sealdisk catalog rebuild`"
+                    }
+                },
             )],
             Ok(None) => vec![Check::ok(VAULT, "none yet")],
             Ok(Some(installation)) => match reached(installation) {
                 Ok(checks) if checks.is_empty() => vec![Check::ok(VAULT, "none yet")],
                 Ok(checks) => checks,
-                Err(error) => vec![Check::fail("catalog", error.message, "see what it says")],
+                Err(error) => vec![Check::fail(CATALOG, error.message, "see what it says")],
             },
         }
     }

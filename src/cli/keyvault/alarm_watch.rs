@@ -10,14 +10,14 @@ use time::OffsetDateTime;
 use crate::cli::CliError;
 use alarms::notify::{self, Target};
 use alarms::{AlarmsError, Change, NoAttaches, Scope, Settings, Watcher};
-use installation::Installation;
+use installation::{Installation, Place};
 
 /// How long the process that tells of events may take to take one.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What is looked at while vaults are served.
 pub(super) struct VaultWatch {
-    pub(super) state_dir: PathBuf,
+    pub(super) place: Place,
     /// The operator's own certificate.
     pub(super) certificate: Option<PathBuf>,
 }
@@ -55,8 +55,8 @@ impl VaultWatch {
 
     fn look(&self, watcher: &mut Watcher) -> Result<(Vec<Change>, Duration), AlarmsError> {
         // Of its own: the one that is served has its connections busy.
-        let installation = Installation::open_existing(&self.state_dir)?;
-        let mut settings = Settings::load(&self.state_dir)?;
+        let installation = Installation::open_existing(&self.place)?;
+        let mut settings = Settings::load(installation.state_dir())?;
         settings.certificates.extend(self.certificate.clone());
         let changes = watcher.look(&installation, &settings, Scope::Vaults, &NoAttaches)?;
         Ok((changes, settings.look_interval()))

@@ -195,7 +195,7 @@ pub fn run(
         return context.output.text(&pem);
     }
     let watch = VaultWatch {
-        state_dir: installation.state_dir().to_owned(),
+        place: installation.place().clone(),
         certificate: args.cert.clone(),
     };
     let certificate = match (args.cert, args.key) {
@@ -214,7 +214,7 @@ pub fn run(
         Api::new(
             &hosts,
             args.listen.ip(),
-            installation.state_dir().to_owned(),
+            installation.place().clone(),
             runtime_dir(context.runtime_dir.as_deref()),
             management.import_dir.clone(),
         )

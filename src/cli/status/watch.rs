@@ -1,7 +1,6 @@
 //! `sealdisk status --watch`: what changes, as it changes.
 
 use std::io;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -14,7 +13,7 @@ use alarms::notify::{FAREWELL, Notifier, Target};
 use alarms::{
     Alarm, AlarmCode, AlarmsError, Change, Scope, Settings, Severity, Subject, SubjectKind, Watcher,
 };
-use installation::{Installation, InstallationError};
+use installation::{Installation, InstallationError, Place};
 
 /// How soon a signal is heard.
 const LOOK: Duration = Duration::from_millis(100);
@@ -25,10 +24,15 @@ pub(super) fn watch(
     on_event: &[Target],
     interval: Option<Duration>,
 ) -> Result<(), CliError> {
-    let state_dir = context.state_dir()?;
+    let place = context.place()?;
     // A directory that was mistyped would be watched for ever.
-    if let Err(error @ InstallationError::Missing { .. }) = Installation::open_existing(&state_dir)
-    {
+    let missing = |error: &InstallationError| {
+        matches!(
+            error,
+            InstallationError::Missing { .. } | InstallationError::MissingOnServer { .. }
+        )
+    };
+    if let Some(error) = Installation::open_existing(&place).err().filter(missing) {
         return Err(error.into());
     }
     context.output.check_query(&example())?;
@@ -39,7 +43,7 @@ pub(super) fn watch(
     let mut is_first = true;
     let mut printed = Ok(());
     while stopped.check().is_ok() && printed.is_ok() {
-        let looked = look(context, &state_dir, &mut watcher, &mut settings);
+        let looked = look(context, &place, &mut watcher, &mut settings);
         let changes = looked.unwrap_or_else(|error| watcher.blind(&error));
         for change in &changes {
             notifier.tell(&change.event(OffsetDateTime::now_utc()));
@@ -76,11 +80,11 @@ fn example() -> String {
 /// open.
 fn look(
     context: &Context,
-    state_dir: &Path,
+    place: &Place,
     watcher: &mut Watcher,
     settings: &mut Settings,
 ) -> Result<Vec<Change>, AlarmsError> {
-    let installation = Installation::open_existing(state_dir)?;
+    let installation = Installation::open_existing(place)?;
     *settings = settings_of(&installation);
     let attaches = Attaches::of(context);
     watcher.look(&installation, settings, Scope::Host, &attaches)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::needs::Needs;
 use crate::cli::CliError;
-use installation::{HOST_VARIABLE, given_host_name};
+use installation::{CATALOG_VARIABLE, HOST_VARIABLE, given_host_name};
 
 /// The first line of each: who has written it, and where other settings go.
 const HEAD: &str = "# Written by `sealdisk enable`, which replaces it. Settings of your own go into another file beside it.\n";
@@ -63,6 +63,7 @@ impl Wanted {
     pub(super) fn service(&self) -> Result<String, CliError> {
         let Needs {
             state_dir,
+            catalog,
             changed,
             mounts,
             ..
@@ -87,6 +88,9 @@ impl Wanted {
         }
         if let Some(name) = given_host_name() {
             of_service.push(environment(HOST_VARIABLE, &[name.to_owned()])?);
+        }
+        if let Some(url) = catalog {
+            of_service.push(environment(CATALOG_VARIABLE, std::slice::from_ref(url))?);
         }
         for path in changed {
             of_service.push(format!("ReadWritePaths={}", path_setting(path)?));
@@ -202,6 +206,19 @@ Environment=\"SEALDISK_OPTIONS=--num-queues 4 --serial 'my 5%% disk'\"
         );
         assert_eq!(wanted().service().unwrap(), expected);
         assert_eq!(wanted().socket().unwrap(), None);
+    }
+
+    #[test]
+    fn the_service_is_told_where_the_catalog_is() {
+        let url = "postgres://me@db/d?passfile=/etc/pass&options=-csearch_path%3Ds";
+        let mut wanted = wanted();
+        wanted.needs.catalog = Some(url.into());
+        let service = wanted.service().unwrap();
+        let line = format!(
+            "\nEnvironment=\"SEALDISK_CATALOG={}\"\n",
+            url.replace('%', "%%")
+        );
+        assert!(service.contains(&line), "{service}");
     }
 
     #[test]

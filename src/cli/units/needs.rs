@@ -34,6 +34,10 @@ pub(super) struct Needs {
     pub(super) changed: Vec<PathBuf>,
     /// What has to be mounted before.
     pub(super) mounts: Vec<PathBuf>,
+    /// Where the catalog is, when it is on a server.
+    pub(super) catalog: Option<String>,
+    /// The catalog is reached over a network.
+    server: bool,
     /// A vault is elsewhere.
     network: bool,
     /// Events go to a webhook.
@@ -61,6 +65,7 @@ impl Needs {
         further: &[PathBuf],
     ) -> Result<Self, CliError> {
         let state_dir = &absolute("--state-dir", installation.state_dir())?;
+        let catalog = &installation.place().catalog;
         let is_default = state_dir == Path::new(STATE_DIR);
         // Snapshots are made beside their disk.
         let beside = directory.parent().unwrap_or(directory);
@@ -69,6 +74,8 @@ impl Needs {
         let wanted = wanted.chain(further.iter().map(PathBuf::as_path));
         let mut needs = Self {
             state_dir: (!is_default).then(|| state_dir.to_owned()),
+            catalog: catalog.server().map(|url| url.as_str().to_owned()),
+            server: catalog.needs_network(),
             mounts: vec![directory.to_owned()],
             ..Self::default()
         };
@@ -136,6 +143,7 @@ impl Needs {
     pub(super) fn settings(&self) -> Vec<&'static str> {
         let mut settings = Vec::new();
         let reasons = [
+            (self.server, "# The catalog is on a server."),
             (
                 self.network || self.token,
                 "# A key vault is not a file of this host.",
@@ -241,6 +249,11 @@ mod tests {
             ..Needs::default()
         };
         assert!(remote.settings().contains(&NETWORK));
+        let shared = Needs {
+            server: true,
+            ..Needs::default()
+        };
+        assert!(shared.settings().contains(&NETWORK));
         for (options, reason) in [
             (&["--on-event", "https://example.org/hook"][..], "webhook"),
             (&["--on-event=HTTPS://example.org/hook"][..], "webhook"),

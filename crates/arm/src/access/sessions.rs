@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 use super::error::BlobError;
 use super::policy::is_forbidden;
 use disks::{DiskError, Download, KeyWatch, Piece, Reader, Uploader};
-use installation::Installation;
 use installation::catalog::{Access, AccessRecord, CatalogError};
+use installation::{Installation, Place as Installed};
 use server::{ByteStream, Chunk};
 
 /// How often it is looked which grants are over, and which keys.
@@ -38,7 +38,7 @@ pub struct Sessions {
 }
 
 struct Inner {
-    state_dir: PathBuf,
+    installed: Installed,
     runtime_dir: PathBuf,
     installation: Mutex<Option<Arc<Installation>>>,
     /// By the id of the grant.
@@ -80,11 +80,11 @@ fn locked<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sessions {
-    /// In the installation in that directory.
-    pub fn new(state_dir: PathBuf, runtime_dir: PathBuf) -> Self {
+    /// In the installation at that place.
+    pub fn new(installed: Installed, runtime_dir: PathBuf) -> Self {
         Self {
             inner: Arc::new(Inner {
-                state_dir,
+                installed,
                 runtime_dir,
                 installation: Mutex::default(),
                 open: Mutex::default(),
@@ -181,7 +181,7 @@ impl Inner {
             installation.renew()?;
             return Ok(Arc::clone(installation));
         }
-        let opened = Arc::new(Installation::open_existing(&self.state_dir)?);
+        let opened = Arc::new(Installation::open_existing(&self.installed)?);
         Ok(Arc::clone(kept.insert(opened)))
     }
 

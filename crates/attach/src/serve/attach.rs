@@ -87,6 +87,8 @@ fn attach_traced(
     cpus::check(&request.cpus)?;
     let disk = find(&installation, &request.disk)?;
     let changed = changed(&installation, &disk, &request)?;
+    // A thread of its own would keep what this one gives up.
+    installation.rest();
     // It is to have no key, and nothing forbidden.
     let launcher = Launcher::start(LAUNCHER, &request.launch, untrusted(&changed))?;
     let launcher = Arc::new(launcher);
@@ -475,7 +477,7 @@ impl Served {
         let (commands, control) = (beside.commands.clone(), beside.control.clone());
         let event_hub = beside.event_hub.clone();
         let (jobs, migration) = self.helpers(&keys, &setup, beside)?;
-        let state_dir = self.installation.state_dir().to_owned();
+        let place = self.installation.place().clone();
         let upgrades = Upgrades::new(self.program.clone(), data_plane.launcher());
         let upgrades = upgrades.map_err(&fail)?;
         let installation = self.installation.clone();
@@ -508,7 +510,7 @@ impl Served {
             served: false,
             failed_sync: None,
             told_not_shared: None,
-            state_dir,
+            place,
             attached_disk: supervised,
             control,
             jobs,

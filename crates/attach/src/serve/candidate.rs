@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crate::begin::data_plane::DataPlane;
 use crate::error::AttachError;
 use crate::serve::attach_state::{VERSIONS, common_version};
+use installation::{CATALOG_VARIABLE, Place};
 use protocol::{KeepSocket, Messages, Waiter, prepare};
 use sandbox::Launcher;
 
@@ -24,7 +25,7 @@ pub(crate) struct Preparation {
     /// The file of the program.
     pub(crate) program: PathBuf,
     /// Of the installation, which the program has to be able to use.
-    pub(crate) state_dir: PathBuf,
+    pub(crate) place: Place,
     /// The launcher of the program that serves.
     pub(crate) launcher: Arc<Launcher>,
     /// The socket of the frontends, listening or connected.
@@ -94,7 +95,7 @@ impl Preparation {
         program: File,
         deadline: Instant,
     ) -> Result<Candidate, AttachError> {
-        let version = version_read(&program, &self.program, &self.state_dir, deadline)?;
+        let version = version_read(&program, &self.program, &self.place, deadline)?;
         let program = NewProgram {
             file: program,
             version,
@@ -130,7 +131,7 @@ impl Preparation {
 fn version_read(
     program: &File,
     path: &Path,
-    state_dir: &Path,
+    place: &Place,
     deadline: Instant,
 ) -> Result<u16, AttachError> {
     let fail = |source| AttachError::Program {
@@ -141,8 +142,8 @@ fn version_read(
     asked
         .arg0("sealdisk")
         .arg(VERSIONS)
-        .arg("--state-dir")
-        .arg(state_dir)
+        .args(place.options())
+        .env_remove(CATALOG_VARIABLE)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null());

@@ -15,11 +15,11 @@
 //!    data plane ends, and the next attach goes on from the runtime map.
 
 use std::convert::Infallible;
-use std::ffi::{CString, NulError, OsStr, OsString};
+use std::ffi::{CString, NulError, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -34,7 +34,7 @@ use crate::serve::passed::Parcel;
 use crate::serve::supervise::{Stage, Supervision, Watched};
 use crate::serve::upgrades::{Step, Upgrade};
 use crate::status::Upgraded;
-use installation::{HOST_VARIABLE, given_host_name};
+use installation::{CATALOG_VARIABLE, HOST_VARIABLE, given_host_name};
 use sandbox::{LOG_FORMAT, log_format};
 
 /// The subcommand by which a program goes on as an attach process.
@@ -236,18 +236,12 @@ impl Supervision {
             log::LevelFilter::Debug => Some("-vv"),
             log::LevelFilter::Trace => Some("-vvv"),
         };
-        let words: [&OsStr; 7] = [
-            "sealdisk".as_ref(),
-            "--state-dir".as_ref(),
-            self.state_dir.as_os_str(),
-            CONTINUE.as_ref(),
-            self.attached.name.as_ref(),
-            "--state".as_ref(),
-            number.as_ref(),
-        ];
-        let verbose = verbose.map(OsStr::new);
-        let words = words.into_iter().chain(verbose);
-        words.map(|word| CString::new(word.as_bytes())).collect()
+        let mut words: Vec<OsString> = vec!["sealdisk".into()];
+        words.extend(self.place.options());
+        words.extend([CONTINUE, &self.attached.name, "--state", &number].map(OsString::from));
+        words.extend(verbose.map(OsString::from));
+        let words = words.into_iter();
+        words.map(|word| CString::new(word.into_vec())).collect()
     }
 }
 
@@ -307,13 +301,15 @@ fn heard() -> libc::sigset_t {
     }
 }
 
-/// That of this process, with the form of the log and the name of the host as they were chosen, by whatever way.
+/// That of this process, with the form of the log and the name of the host as they were chosen, by whatever way. Where the
+/// catalog is the arguments say.
 fn environment() -> Result<Vec<CString>, NulError> {
     let format = log_format().map(|format| (LOG_FORMAT, format));
     let host = given_host_name().map(|name| (HOST_VARIABLE, name));
     let chosen: Vec<(&str, &str)> = format.into_iter().chain(host).collect();
     let is_chosen = |name: &OsString| chosen.iter().any(|(other, _)| name == other);
-    let others = std::env::vars_os().filter(|(name, _)| !is_chosen(name));
+    let others =
+        std::env::vars_os().filter(|(name, _)| !is_chosen(name) && name != CATALOG_VARIABLE);
     let chosen = chosen
         .iter()
         .map(|(name, value)| ((*name).into(), (*value).into()));

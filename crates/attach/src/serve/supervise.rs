@@ -5,7 +5,6 @@
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +31,7 @@ use crate::serve::systemd::{Watchdog, tell_systemd};
 use crate::serve::turn::Turn;
 use crate::serve::upgrades::{Order, UpgradeEvent, Upgrades};
 use crate::status::{Event, EventKind, Reason};
+use installation::Place;
 use installation::envelope::SyncedFile;
 use protocol::{
     CommandKind, Commands, Event as DataPlaneEvent, FrontendMemory, Heard, KeepSocket, Message,
@@ -81,8 +81,8 @@ pub(crate) struct Supervision {
     pub(crate) failed_sync: Option<SyncedFile>,
     /// When it was last told that a guest's memory is not shared.
     pub(crate) told_not_shared: Option<Instant>,
-    /// Where the audit logs are.
-    pub(crate) state_dir: PathBuf,
+    /// Where the installation is.
+    pub(crate) place: Place,
     pub(crate) attached_disk: Arc<AttachedDisk>,
     pub(crate) control: Arc<ControlSocket>,
     pub(crate) jobs: Jobs,

@@ -107,7 +107,7 @@ impl Supervision {
         let region = self.keeping.region().as_fd().try_clone_to_owned();
         let preparation = Preparation {
             program,
-            state_dir: self.state_dir.clone(),
+            place: self.place.clone(),
             launcher: self.upgrades.launcher.clone(),
             socket: self.socket.duplicate()?,
             region: region.map_err(&fail)?,

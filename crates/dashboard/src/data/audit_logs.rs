@@ -1,7 +1,6 @@
 //! Verifying audit logs, again and again: somebody may change one at any time.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,10 +8,9 @@ use serde::Serialize;
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::installed::open;
 use super::shared::{Part, Shared};
 use super::views::item;
-use installation::{InstallationError, LogDatabase};
+use installation::{Installation, InstallationError, LogDatabase, Place};
 use vault::audit::Pin;
 
 /// The least time between two verifications, in periods of looking.
@@ -43,7 +41,7 @@ struct LogView {
 /// Verifies all logs again and again.
 pub(super) fn verify_again_and_again(
     shared: &Arc<Shared>,
-    state_dir: &Path,
+    place: &Place,
     pins: &[Pin],
     period: Duration,
 ) {
@@ -52,7 +50,7 @@ pub(super) fn verify_again_and_again(
     loop {
         let started = Instant::now();
         let returns = shared.returns();
-        match verify_all(state_dir, pins) {
+        match verify_all(place, pins) {
             Ok(logs) => {
                 let now = OffsetDateTime::now_utc().unix_timestamp();
                 verified.clear();
@@ -71,8 +69,8 @@ pub(super) fn verify_again_and_again(
     }
 }
 
-fn verify_all(state_dir: &Path, pins: &[Pin]) -> Result<Vec<(String, Value)>, InstallationError> {
-    let Some(installation) = open(state_dir)? else {
+fn verify_all(place: &Place, pins: &[Pin]) -> Result<Vec<(String, Value)>, InstallationError> {
+    let Some(installation) = Installation::open_if_there(place)? else {
         return Ok(Vec::new());
     };
     let logs = installation.log_databases()?.into_iter();

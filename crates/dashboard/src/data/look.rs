@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,6 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::audit_logs::verify_again_and_again;
-use super::installed::open;
 use super::shared::{Part, Rows, Shared};
 use super::timeline::LOOK_BACK;
 use super::views;
@@ -19,7 +17,7 @@ use alarms::{
     Alarm, AlarmCode, AttachedFacts, Attaches, Collector, Facts, Scope, Settings, SubjectKind, find,
 };
 use disks::des::Dependencies;
-use installation::Installation;
+use installation::{Installation, Place};
 use live::{DiskRow, Standing};
 use vault::audit::{Entry, Pin};
 use web::ServeError;
@@ -36,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// When a thread cannot be started.
 pub(crate) fn look_again_and_again(
     shared: &Arc<Shared>,
-    state_dir: &Path,
+    place: &Place,
     pins: Vec<Pin>,
     period: Duration,
 ) -> Result<(), DashboardError> {
@@ -44,11 +42,11 @@ pub(crate) fn look_again_and_again(
         let started = std::thread::Builder::new().name(name.into()).spawn(work);
         started.map_err(ServeError::system("start a thread that looks"))
     };
-    let (told, dir) = (shared.clone(), state_dir.to_owned());
+    let (told, of) = (shared.clone(), place.clone());
     spawn(
         "look",
         Box::new(move || {
-            let mut looker = Looker::new(told, dir);
+            let mut looker = Looker::new(told, of);
             loop {
                 let started = Instant::now();
                 let returns = looker.shared.returns();
@@ -58,8 +56,8 @@ pub(crate) fn look_again_and_again(
             }
         }),
     )?;
-    let (told, dir) = (shared.clone(), state_dir.to_owned());
-    let verify = move || verify_again_and_again(&told, &dir, &pins, period);
+    let (told, of) = (shared.clone(), place.clone());
+    let verify = move || verify_again_and_again(&told, &of, &pins, period);
     spawn("verify", Box::new(verify))?;
     Ok(())
 }
@@ -74,7 +72,7 @@ struct Seen {
 /// What looks.
 struct Looker {
     shared: Arc<Shared>,
-    state_dir: PathBuf,
+    place: Place,
     collector: Collector,
     /// The last record of each log that was seen.
     records: HashMap<String, u64>,
@@ -83,10 +81,10 @@ struct Looker {
 }
 
 impl Looker {
-    fn new(shared: Arc<Shared>, state_dir: PathBuf) -> Self {
+    fn new(shared: Arc<Shared>, place: Place) -> Self {
         Self {
             shared,
-            state_dir,
+            place,
             collector: Collector::new(),
             records: HashMap::new(),
             failure: None,
@@ -98,8 +96,11 @@ impl Looker {
         let (seen, failure) = match self.look_at_installation() {
             Ok(Some(seen)) => (Some(seen), None),
             Ok(None) => {
-                let dir = self.state_dir.display();
-                (None, Some(format!("there is no installation in {dir}")))
+                let there = match self.place.catalog.server() {
+                    Some(url) => format!("at {url}"),
+                    None => format!("in {}", self.place.state_dir.display()),
+                };
+                (None, Some(format!("there is no installation {there}")))
             }
             Err(error) => (None, Some(error)),
         };
@@ -130,7 +131,8 @@ impl Looker {
     /// Nothing where there is none.
     fn look_at_installation(&mut self) -> Result<Option<Seen>, String> {
         let say = |error: &dyn std::error::Error| error.to_string();
-        let Some(installation) = open(&self.state_dir).map_err(|e| say(&e))? else {
+        let opened = Installation::open_if_there(&self.place);
+        let Some(installation) = opened.map_err(|e| say(&e))? else {
             return Ok(None);
         };
         // Before the catalog: what is attached later may be younger than it was.
@@ -273,7 +275,7 @@ mod tests {
     fn what_is_not_known_is_told_where_no_disk_is_attached_too() {
         assert_eq!(not_known(Some(Ok(Arc::default()))), ["backup"]);
         assert_eq!(not_known(None), ["backup"], "before disks were asked");
-        let mut asked = DiskRow::unknown(Uuid::nil(), PathBuf::from("/nowhere"));
+        let mut asked = DiskRow::unknown(Uuid::nil(), std::path::PathBuf::from("/nowhere"));
         asked.name = "disk".into();
         let rows: Rows = Ok(Arc::new(vec![asked]));
         assert!(is_asked(Some(&rows), "disk") && !is_asked(Some(&rows), "other"));

@@ -1,7 +1,6 @@
 //! What the page shows.
 
 mod audit_logs;
-mod installed;
 mod live_rows;
 mod look;
 mod shared;
@@ -9,7 +8,6 @@ mod store;
 mod timeline;
 mod views;
 
-pub(crate) use installed::open;
 pub(crate) use live_rows::watch_disks;
 pub(crate) use look::look_again_and_again;
 pub(crate) use shared::{Part, Shared};

@@ -2,8 +2,8 @@
 //!
 //! `postgres://USER@HOST:PORT/DATABASE?OPTION=VALUE&…`, as libpq has it, with several hosts, or `host=/run/postgresql` for a
 //! socket. Over the network the server shows a certificate for its name (`sslmode=verify-full`, which is the default);
-//! there is nothing less but `disable`. No secret is in it: a password is in a password file (`passfile`, `PGPASSFILE` or
-//! `~/.pgpass`, in libpq's form), a key in the file that `sslkey` names.
+//! there is nothing less but `disable`. No secret is in it: a password is in a password file (`passfile`, `PGPASSFILE`, a
+//! credential of systemd's or `~/.pgpass`, in libpq's form), a key in the file that `sslkey` names.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(super) struct Address {
 
 /// The options that are ours and not the client's.
 #[derive(Default)]
-struct Options {
+pub(super) struct Options {
     sslmode: Option<String>,
     sslrootcert: Option<PathBuf>,
     sslcert: Option<PathBuf>,
@@ -45,26 +45,9 @@ struct Options {
 impl Address {
     /// Of a URL; the error says what is wrong with it.
     pub(super) fn parse(url: &str) -> Result<Self, String> {
-        let scheme = ["postgres://", "postgresql://"];
-        if !scheme.iter().any(|scheme| url.starts_with(scheme)) {
-            return Err("it does not begin with postgres://".into());
-        }
-        let (rest, options) = take_options(url)?;
-        let mut config: Config = rest.parse().map_err(|e: postgres::Error| said(&e))?;
-        if config.get_password().is_some() {
-            return Err(
-                "it has a password in it, which everybody sees who lists processes: put the password into a \
-                 password file (~/.pgpass, PGPASSFILE or passfile=FILE)"
-                    .into(),
-            );
-        }
+        let (mut config, options) = read(url)?;
         let place = place(&config)?;
-        let is_socket = |host: &Host| matches!(host, Host::Unix(_));
-        let hosts = config.get_hosts();
-        let all_sockets = hosts.iter().all(is_socket);
-        if !all_sockets && hosts.iter().any(is_socket) {
-            return Err("it names sockets and hosts: name either".into());
-        }
+        let all_sockets = is_local(&config);
         let tls = match options.sslmode.as_deref() {
             Some("disable") => None,
             None | Some("verify-full") if all_sockets => None,
@@ -109,6 +92,35 @@ impl Address {
     }
 }
 
+/// What a URL says, before anything is looked at that it names. The error does not repeat what may be a secret.
+pub(super) fn read(url: &str) -> Result<(Config, Options), String> {
+    let scheme = ["postgres://", "postgresql://"];
+    if !scheme.iter().any(|scheme| url.starts_with(scheme)) {
+        return Err("it does not begin with postgres://".into());
+    }
+    let (rest, options) = take_options(url)?;
+    let config: Config = rest.parse().map_err(|e: postgres::Error| said(&e))?;
+    if config.get_password().is_some() {
+        return Err(
+            "it has a password in it, which everybody sees who lists processes: put the password into a \
+             password file (~/.pgpass, PGPASSFILE or passfile=FILE)"
+                .into(),
+        );
+    }
+    let is_socket = |host: &Host| matches!(host, Host::Unix(_));
+    let hosts = config.get_hosts();
+    if hosts.iter().any(is_socket) && !is_local(&config) {
+        return Err("it names sockets and hosts: name either".into());
+    }
+    Ok((config, options))
+}
+
+/// Whether all servers are sockets of this host.
+pub(super) fn is_local(config: &Config) -> bool {
+    let mut hosts = config.get_hosts().iter();
+    hosts.all(|host| matches!(host, Host::Unix(_)))
+}
+
 /// What holds for a session, before what the operator says: no statement, no wait for a lock and no transaction whose
 /// client is away holds others up for ever.
 fn session_options(given: Option<&str>) -> String {
@@ -150,7 +162,7 @@ fn take_options(url: &str) -> Result<(String, Options), String> {
 }
 
 /// The database and its servers, without what else the URL says.
-fn place(config: &Config) -> Result<String, String> {
+pub(super) fn place(config: &Config) -> Result<String, String> {
     if config.get_hosts().is_empty() {
         return Err("it names no host: for a socket add ?host=/run/postgresql".into());
     }

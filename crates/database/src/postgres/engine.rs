@@ -5,11 +5,14 @@
 //! is under way, what became of that is found out: each transaction leaves its number in a row of its connection, in
 //! `sealdisk_commits`. Whoever changes that row afterwards has waited for the transaction to end, and reads whether it
 //! counted; so that is known even when the server has crashed, or another one has taken its place.
+//!
+//! By the same row it is seen, after a reconnection, that a server does not have what was said to be durable: a standby
+//! that was behind has taken the place of the one that had said so. Whoever relies on it is told.
 
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::address::Address;
 use super::schema::Schema;
@@ -31,6 +34,20 @@ pub(super) struct Postgres {
     is_repeatable: Cell<bool>,
     /// How many transactions have begun to change something: the number of the last one.
     number: Cell<u64>,
+    /// The last transaction that was said to be durable.
+    durable: RefCell<Option<Durable>>,
+}
+
+/// For how long the row of a connection is sure to be there: `open` removes those of a day ago.
+const KEPT: Duration = Duration::from_secs(12 * 3600);
+
+/// A transaction that was said to be durable.
+#[derive(Debug, Clone)]
+struct Durable {
+    /// The id of its connection.
+    connection: String,
+    number: i64,
+    at: SystemTime,
 }
 
 #[derive(Clone, Copy)]
@@ -49,6 +66,7 @@ impl Postgres {
             open: Cell::new(None),
             is_repeatable: Cell::new(false),
             number: Cell::new(0),
+            durable: RefCell::default(),
         })
     }
 
@@ -60,8 +78,41 @@ impl Postgres {
         let new = Connected::to(&self.address)?;
         let (schema, address) = (self.schema, Arc::clone(&self.address));
         new.run(move |session| schema.check(session, &address.place))?;
+        self.check_durable(&new)?;
         *self.connected.borrow_mut() = Some(new);
         Ok(())
+    }
+
+    /// Whether what was said to be durable is there for a new connection.
+    fn check_durable(&self, new: &Connected) -> Result<(), Error> {
+        let Some(last) = self.durable.borrow().clone() else {
+            return Ok(());
+        };
+        let row = format!(
+            "SELECT number FROM sealdisk_commits WHERE id = '{}'",
+            last.connection
+        );
+        let found = new.run(move |session| {
+            let rows = session.query(&row, &[])?;
+            rows.first().map(|row| row.get::<i64>(0)).transpose()
+        })?;
+        let is_there = match found {
+            Some(number) => number >= last.number,
+            None => last.at.elapsed().is_ok_and(|time| time >= KEPT),
+        };
+        if is_there {
+            return Ok(());
+        }
+        // It is told once: whoever has heard of it goes on with what there is.
+        self.durable.take();
+        let (what, place) = (self.schema.what, &self.address.place);
+        Err(Error::new(
+            ErrorKind::Other,
+            format!(
+                "the {what} {place} has lost a change that it had said is durable: a standby that was behind may have \
+                 taken the place of the server; look at what there is before anything is tried again"
+            ),
+        ))
     }
 
     /// What the connection answers. One that is lost is given up.
@@ -173,15 +224,28 @@ impl Postgres {
     fn commit_write(&self) -> Result<(), Error> {
         let about = self.connected.borrow().as_ref().map(|it| it.about.clone());
         let done = self.ask(|session| session.batch("COMMIT"));
-        let (Err(error), Some(lost)) = (&done, about) else {
+        let Some(about) = about else {
             return done;
         };
-        if error.kind() != ErrorKind::Lost {
-            return done;
+        let done = match done {
+            Err(error) if error.kind() == ErrorKind::Lost => self.found_out(&about, error),
+            done => done,
+        };
+        if done.is_ok() {
+            *self.durable.borrow_mut() = Some(Durable {
+                connection: about.id,
+                number: self.last(),
+                at: SystemTime::now(),
+            });
         }
-        match self.outcome(&lost) {
+        done
+    }
+
+    /// What has become of a commit whose connection was lost.
+    fn found_out(&self, about: &About, lost: Error) -> Result<(), Error> {
+        match self.outcome(about) {
             Ok(true) => Ok(()),
-            Ok(false) => done,
+            Ok(false) => Err(lost),
             Err(error) => Err(Error::new(
                 ErrorKind::Unknown,
                 format!(
@@ -327,6 +391,15 @@ impl Engine for Postgres {
 
     fn limit_journal(&self, _pages: u32) -> Result<(), Error> {
         Ok(())
+    }
+
+    fn disconnect(&self) {
+        if self.open.get().is_some() {
+            return;
+        }
+        if let Some(connected) = self.connected.take() {
+            connected.end();
+        }
     }
 }
 

@@ -11,9 +11,11 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod url;
 mod values;
 
 pub use schema::Schema;
+pub use url::ServerUrl;
 
 use std::sync::Arc;
 
@@ -28,15 +30,58 @@ use session::Connected;
 /// # Errors
 /// [`OpenError`]. A database of somebody else, or a newer one, is not written to.
 pub fn open(url: &str, schema: &Schema) -> Result<Database, OpenError> {
+    open_at(address_of(url, schema)?, schema)
+}
+
+/// As [`open`], of a database that somebody else has made: `None` while there is nothing of it.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_made(url: &str, schema: &Schema) -> Result<Option<Database>, OpenError> {
+    let address = Arc::new(address_of(url, schema)?);
+    let connected = connected(&address, schema)?;
+    match is_there(&connected, &address, schema)? {
+        true => made_ready(connected, address, schema).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Whether there is anything of a database, which this program can open. Nothing is made, nor brought up to date.
+///
+/// # Errors
+/// As [`open`].
+pub fn look(url: &str, schema: &Schema) -> Result<bool, OpenError> {
+    let address = Arc::new(address_of(url, schema)?);
+    is_there(&connected(&address, schema)?, &address, schema)
+}
+
+fn address_of(url: &str, schema: &Schema) -> Result<Address, OpenError> {
     let what = schema.what;
-    let address = Address::parse(url).map_err(|why| OpenError::Address { what, why })?;
-    open_at(address, schema)
+    Address::parse(url).map_err(|why| OpenError::Address { what, why })
 }
 
 fn open_at(address: Address, schema: &Schema) -> Result<Database, OpenError> {
     let address = Arc::new(address);
-    let connected = Connected::to(&address);
-    let connected = connected.map_err(|source| schema.failed(&address.place, source))?;
+    made_ready(connected(&address, schema)?, address, schema)
+}
+
+fn connected(address: &Arc<Address>, schema: &Schema) -> Result<Connected, OpenError> {
+    Connected::to(address).map_err(|source| schema.failed(&address.place, source))
+}
+
+fn is_there(connected: &Connected, address: &Address, schema: &Schema) -> Result<bool, OpenError> {
+    let (of, place) = (*schema, address.place.clone());
+    connected
+        .run(move |session| Ok(of.is_there(session, &place)))
+        .map_err(|source| schema.failed(&address.place, source))?
+}
+
+/// The database over a connection, with its tables.
+fn made_ready(
+    connected: Connected,
+    address: Arc<Address>,
+    schema: &Schema,
+) -> Result<Database, OpenError> {
     let (of, place) = (*schema, address.place.clone());
     connected
         .run(move |session| {

@@ -7,11 +7,19 @@ use postgres::config::Host;
 
 use super::private::must_be_private;
 
+/// The credential of systemd's (systemd.exec(5)) that a service may have the file as.
+const CREDENTIAL: &str = "sealdisk-pgpass";
+
 /// The password for the first host that the file has one for. `named` is a file that must be there.
 pub(super) fn find(config: &Config, named: Option<PathBuf>) -> Result<Option<String>, String> {
+    let below = |variable: &str, name: &str| {
+        std::env::var_os(variable).map(|dir| PathBuf::from(dir).join(name))
+    };
     let usual = || {
         let by_variable = std::env::var_os("PGPASSFILE").map(PathBuf::from);
-        by_variable.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pgpass")))
+        let credential = || below("CREDENTIALS_DIRECTORY", CREDENTIAL).filter(|path| path.exists());
+        let by_default = by_variable.or_else(credential);
+        by_default.or_else(|| below("HOME", ".pgpass"))
     };
     let path = match named {
         Some(path) => path,

@@ -73,6 +73,11 @@ impl Schema {
             .map_err(engine)
     }
 
+    /// Whether there is anything of it, of a version that this program can read or bring up to date.
+    pub(super) fn is_there(&self, session: &mut Session, place: &str) -> Result<bool, OpenError> {
+        Ok(self.found(session, place)? > 0)
+    }
+
     /// Whether the database that a lost connection led to is still what is there.
     pub(super) fn check(&self, session: &mut Session, place: &str) -> Result<(), Error> {
         match self.found(session, place) {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel, sync_channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use postgres::{Client, NoTls, Statement};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -26,6 +26,7 @@ type Job = Box<dyn FnOnce(&mut Session) + Send>;
 pub(super) struct Connected {
     jobs: Sender<Job>,
     pub(super) about: About,
+    thread: JoinHandle<()>,
 }
 
 /// What tells a connection from every other one.
@@ -52,9 +53,22 @@ impl Connected {
             }
         };
         let started = thread::Builder::new().name("postgres".into()).spawn(work);
-        started.map_err(|e| Error::new(ErrorKind::Other, format!("cannot start a thread: {e}")))?;
+        let thread = started
+            .map_err(|e| Error::new(ErrorKind::Other, format!("cannot start a thread: {e}")))?;
         let about = is_ready.recv().map_err(|_| ended())??;
-        Ok(Self { jobs, about })
+        Ok(Self {
+            jobs,
+            about,
+            thread,
+        })
+    }
+
+    /// Ends it, and waits until its thread has ended, and those that this has started.
+    pub(super) fn end(self) {
+        let Self { jobs, thread, .. } = self;
+        drop(jobs);
+        // One that has panicked has ended too.
+        let _ = thread.join();
     }
 
     /// What `work` has made of the connection.

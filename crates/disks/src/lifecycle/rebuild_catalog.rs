@@ -10,7 +10,7 @@
 //! was made again is marked as a restored one is, until the operator says that a rebuild has looked everywhere.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
@@ -23,7 +23,9 @@ use installation::catalog::{
     VaultRecord,
 };
 use installation::envelope::ResourceKind;
-use installation::{Installation, InstallationError, VaultsLock, prepared_state_dir};
+use installation::{
+    CatalogAt, Installation, InstallationError, Place, VaultsLock, prepared_state_dir,
+};
 use vault::audit::AuditRecord;
 use vault::{NAMED_DISKS, same_key_url};
 
@@ -37,40 +39,30 @@ const MAKING: Duration = Duration::MINUTE;
 /// URLs of key versions with the first time that each was used, by the name of what it was used for.
 type UsedBy = BTreeMap<String, BTreeMap<String, OffsetDateTime>>;
 
-/// Adds to the catalog of `state_dir`, which is made when there is none, what is there and is not
+/// Adds to the catalog of an installation, which is made when there is none, what is there and is not
 /// in it: records from the catalog's copy, vaults by their directories, disks, snapshots and
 /// images by the headers in their usual directories and in `data_dirs`. `all_named` is the operator's word that there
 /// are no disks elsewhere: it makes up for what a restored catalog, or one that was made again, did not know, and for what
-/// restored vaults lacked, unless something could not be read.
+/// restored vaults lacked, unless something could not be read. A catalog on a server has no copy, and is not made again.
 ///
 /// # Errors
 /// [`InstallationError`]. What concerns a single vault or disk is in [`Rebuilt::problems`].
 pub fn rebuild(
-    state_dir: &Path,
+    place: &Place,
     data_dirs: &[PathBuf],
     all_named: bool,
 ) -> Result<(Installation, Rebuilt), InstallationError> {
-    let state_dir = prepared_state_dir(state_dir)?;
-    let path = state_dir.join("catalog.db");
-    let _lock = VaultsLock::take(&state_dir)?;
     let mut rebuilt = Rebuilt {
         with_identities: true,
         ..Rebuilt::default()
     };
-    let catalog = if path.exists() {
-        DatabaseCatalog::open(&path)?
-    } else if let Some(copy) = CatalogCopy::read(&path)? {
-        DatabaseCatalog::make_again(&path, &copy)?
-    } else {
-        rebuilt.with_identities = false;
-        let new = InstallationRecord {
-            operator: Uuid::new_v4(),
-            platform: Uuid::new_v4(),
-        };
-        let empty = CatalogCopy::new(new, Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        DatabaseCatalog::make_again(&path, &empty)?
+    let (_lock, installation) = match &place.catalog {
+        CatalogAt::StateDir => opened_or_made(place, &mut rebuilt)?,
+        CatalogAt::Server(_) => {
+            let installation = Installation::open_existing(place)?;
+            (VaultsLock::take(installation.state_dir())?, installation)
+        }
     };
-    let installation = Installation::with_catalog(state_dir, catalog)?;
     let found = installation.register_found_vaults()?;
     rebuilt.vaults = found.registered;
     rebuilt.problems = found.problems;
@@ -91,6 +83,31 @@ pub fn rebuild(
     rebuilt.not_found.dedup();
     record_rebuild(&installation, &rebuilt, all_named)?;
     Ok((installation, rebuilt))
+}
+
+/// The installation with the catalog that is in its state directory, or one that is made again there.
+fn opened_or_made(
+    place: &Place,
+    rebuilt: &mut Rebuilt,
+) -> Result<(VaultsLock, Installation), InstallationError> {
+    let state_dir = prepared_state_dir(&place.state_dir)?;
+    let path = state_dir.join("catalog.db");
+    let lock = VaultsLock::take(&state_dir)?;
+    Installation::refuse_elsewhere(&state_dir)?;
+    let catalog = if path.exists() {
+        DatabaseCatalog::open(&path)?
+    } else if let Some(copy) = CatalogCopy::read(&path)? {
+        DatabaseCatalog::make_again(&path, &copy)?
+    } else {
+        rebuilt.with_identities = false;
+        let new = InstallationRecord {
+            operator: Uuid::new_v4(),
+            platform: Uuid::new_v4(),
+        };
+        let empty = CatalogCopy::new(new, Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        DatabaseCatalog::make_again(&path, &empty)?
+    };
+    Ok((lock, Installation::with_catalog(state_dir, catalog)?))
 }
 
 /// A lost catalog may have known more than was found: what the vaults' logs say has used a key from

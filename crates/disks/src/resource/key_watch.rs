@@ -5,7 +5,6 @@
 //! What the answers mean is what it is for an attached disk: a refusal ends it at once, anything else after the
 //! time for which an attached disk is served, by default, while its vault cannot be asked.
 
-use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,8 +13,8 @@ use crate::import::{Cancel, Deadline, ImportError};
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::unlock::Unwrapper;
-use installation::Installation;
 use installation::envelope::LayerRecord;
+use installation::{Installation, Place};
 use keys::{ROOMY_STACK, spawn_with_keys, with_wiped_call_stack};
 use vault::{VaultError, VaultErrorCode, Verdict, boot_instant};
 
@@ -83,7 +82,7 @@ impl KeyWatch {
         });
         let (end, ended) = channel();
         let asking = Asking {
-            state_dir: installation.state_dir().into(),
+            place: installation.place().clone(),
             installation: None,
             check,
         };
@@ -128,7 +127,7 @@ impl KeyWatch {
 
 /// What the thread has.
 struct Asking<F> {
-    state_dir: PathBuf,
+    place: Place,
     /// Opened for the first question: most work ends before.
     installation: Option<Installation>,
     check: F,
@@ -155,14 +154,14 @@ impl<F: FnMut(&Installation) -> Result<(), DiskError>> Asking<F> {
                 installation.renew()?;
                 installation
             }
-            None => open(&self.state_dir)?,
+            None => open(&self.place)?,
         };
         (self.check)(self.installation.insert(installation))
     }
 }
 
-fn open(state_dir: &Path) -> Result<Installation, DiskError> {
-    Ok(Installation::open_existing(state_dir)?)
+fn open(place: &Place) -> Result<Installation, DiskError> {
+    Ok(Installation::open_existing(place)?)
 }
 
 impl Known {

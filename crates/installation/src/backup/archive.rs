@@ -263,6 +263,7 @@ mod tests {
             items: entries.iter().map(item).collect(),
             left_out: Vec::new(),
             archived: Vec::new(),
+            catalog_at: None,
         };
         let protection = Protection::Recipients(vec![identity.to_public()]);
         let mut writer = Writer::new(File::create(&path).unwrap(), &protection).unwrap();

@@ -28,6 +28,7 @@ use super::manifest::{FORMAT, Item, ItemKind, Manifest};
 use super::segments;
 use super::{BackupError, Protection};
 use crate::files::{rename_new, sync_dir};
+use crate::place::CATALOG_FILE;
 use crate::{Installation, InstallationError};
 use keys::{FIPS, Hashing, hex};
 use traces::Span;
@@ -98,6 +99,11 @@ pub fn create(
         items: items.iter().map(|(item, _)| item.clone()).collect(),
         left_out: std::mem::take(&mut sources.left_out),
         archived: std::mem::take(&mut sources.archived),
+        catalog_at: installation
+            .place()
+            .catalog
+            .server()
+            .map(ToString::to_string),
     };
     let writing = Span::begin("write backup");
     let bytes = write(path, &request.protection, &manifest, items)?;
@@ -152,12 +158,25 @@ impl Sources {
         };
         // The first call makes it.
         installation.audit_log()?;
-        sources.begin(state, "catalog.db", ItemKind::Catalog)?;
+        let server = installation.place().catalog.server();
+        match server {
+            None => sources.begin(state, CATALOG_FILE, ItemKind::Catalog)?,
+            Some(url) => sources.left_out.push(format!(
+                "the catalog, which is at {url}: its backups are the server's"
+            )),
+        }
         let vaults = installation.catalog().vaults()?.into_iter();
         for vault in vaults.map(|vault| vault.record) {
             let name = &vault.name;
             if vault.kind.is_remote() {
                 let what = format!("the keys of the vault '{name}', which are at {}", vault.url);
+                sources.left_out.push(what);
+                continue;
+            }
+            let path = format!("vaults/{name}/vault.db");
+            // Of a catalog that hosts share, they have different vaults.
+            if server.is_some() && !state.join(&path).exists() {
+                let what = format!("the key vault '{name}', which is not kept on this host");
                 sources.left_out.push(what);
                 continue;
             }
@@ -167,7 +186,7 @@ impl Sources {
                     hsm.token
                 ));
             }
-            sources.begin(state, &format!("vaults/{name}/vault.db"), ItemKind::Vault)?;
+            sources.begin(state, &path, ItemKind::Vault)?;
         }
         sources.begin(state, "audit.db", ItemKind::AuditLog)?;
         sources.take_files(installation, master_keys)?;

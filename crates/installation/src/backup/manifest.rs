@@ -36,6 +36,9 @@ pub struct Manifest {
     /// What was archived from its audit logs, the oldest of each log first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub archived: Vec<ArchivedPart>,
+    /// The server that has the catalog, and its backups, if one has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog_at: Option<String>,
 }
 
 /// An entry of the archive.

@@ -9,6 +9,9 @@
 //! or such a directory. Killed before the last rename, the next restore finds `.restore-UUID/catalog.db`
 //! and so knows that all the rest is of a restore that was cut off: it removes that and begins anew.
 //! After the last rename it is complete.
+//!
+//! Where the catalog is on a server it is not in the backup. The state directory's note of it takes its place: it is put
+//! there last, once the server was found to have that installation.
 
 use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File};
@@ -31,7 +34,10 @@ use crate::catalog::{
 };
 use crate::envelope::ResourceKind;
 use crate::files::{private_dir, sync_dir};
-use crate::{Installation, InstallationError, RESTORING};
+use crate::known_server::{KnownServer, SERVER_FILE};
+use crate::on_server::{IfMissing, catalog_for};
+use crate::place::CATALOG_FILE;
+use crate::{CatalogAt, Installation, InstallationError, Place, RESTORING};
 use vault::audit::{AuditRecord, Pin};
 use vault::{VaultDatabase, moment};
 
@@ -46,8 +52,8 @@ const PARTS: [&str; 8] = [
     DIRECTORY,
     "catalog-copy.json",
 ];
-/// What is there last, and makes it an installation.
-const CATALOG: &str = "catalog.db";
+/// What is there last, and makes it an installation: one of these.
+const LAST: [&str; 2] = [CATALOG_FILE, SERVER_FILE];
 
 /// What is to be restored.
 pub struct Restore<'a> {
@@ -69,13 +75,13 @@ pub struct Restored {
     pub notes: Vec<String>,
 }
 
-/// Restores a backup into `state_dir`.
+/// Restores a backup into a state directory; its catalog too, unless that is on a server, which is there then.
 ///
 /// # Errors
 /// [`BackupError::NotEmpty`], [`BackupError::Bad`] for one in which [`verify`](super::verify) would find
 /// something; nothing is in the state directory then.
-pub fn restore(request: &Restore<'_>, state_dir: &Path) -> Result<Restored, BackupError> {
-    let path = request.path;
+pub fn restore(request: &Restore<'_>, place: &Place) -> Result<Restored, BackupError> {
+    let (path, state_dir) = (request.path, place.state_dir.as_path());
     private_dir(state_dir)?;
     let state_dir = std::path::absolute(state_dir).map_err(BackupError::io("find", state_dir))?;
     prepare(&state_dir)?;
@@ -87,11 +93,51 @@ pub fn restore(request: &Restore<'_>, state_dir: &Path) -> Result<Restored, Back
             findings: verified.findings,
         });
     }
+    let last = join_server(&staging.dir, &verified.manifest, &place.catalog)?;
     let mut notes = settle(&staging.dir, &verified.manifest, &state_dir)?;
-    staging.publish(&state_dir)?;
-    let installation = Installation::open(&state_dir)?;
+    staging.publish(&state_dir, last)?;
+    let installation = Installation::open(Place {
+        state_dir,
+        catalog: place.catalog.clone(),
+    })?;
     record(&installation, path, &verified.manifest)?;
     notes.extend(verified.notes.iter().cloned());
+    // A server's catalog was not restored, and has what other hosts have, too.
+    if last == CATALOG_FILE {
+        notes.extend(not_in_place(&installation)?);
+    }
+    Ok(Restored { verified, notes })
+}
+
+/// The file that is put into the state directory last. Where that is the note of a server, it is made, and the server is
+/// found to have the installation.
+fn join_server(
+    dir: &Path,
+    manifest: &Manifest,
+    catalog: &CatalogAt,
+) -> Result<&'static str, BackupError> {
+    match (catalog.server(), &manifest.catalog_at) {
+        (None, None) => Ok(CATALOG_FILE),
+        (None, Some(place)) => Err(BackupError::Argument(format!(
+            "the backup has no catalog, which is at {place}: give --catalog, once that is there again"
+        ))),
+        (Some(_), None) => Err(BackupError::Argument(
+            "the backup has a catalog of its own: restore it without --catalog and SEALDISK_CATALOG, and move it with \
+             `sealdisk catalog migrate`"
+                .into(),
+        )),
+        (Some(url), Some(_)) => {
+            KnownServer::new(manifest.installation, url.to_string()).note(dir)?;
+            // An error says which installation is there, if one is.
+            catalog_for(dir, url, IfMissing::LookOnly)?;
+            Ok(SERVER_FILE)
+        }
+    }
+}
+
+/// What the catalog has and is not in its place, and the other way round.
+fn not_in_place(installation: &Installation) -> Result<Vec<String>, BackupError> {
+    let mut notes = Vec::new();
     for row in installation.catalog().resources()? {
         let resource = row.record;
         if !resource.directory.join("header").exists() {
@@ -103,13 +149,13 @@ pub fn restore(request: &Restore<'_>, state_dir: &Path) -> Result<Restored, Back
             ));
         }
     }
-    for path in unknown_headers(&installation)? {
+    for path in unknown_headers(installation)? {
         let path = path.display();
         notes.push(format!(
             "{path} has a header that the backup does not know: `sealdisk catalog rebuild --data-dir {path}` adds it"
         ));
     }
-    Ok(Restored { verified, notes })
+    Ok(notes)
 }
 
 /// Refuses a state directory that is in use; removes what a restore that was cut off has left.
@@ -119,10 +165,11 @@ fn prepare(state_dir: &Path) -> Result<(), BackupError> {
         .iter()
         .filter(|name| name.starts_with(RESTORING))
         .collect();
-    let cut_off = !names.iter().any(|name| name == CATALOG)
+    let is_last_in = |dir: &Path| LAST.iter().any(|last| dir.join(last).exists());
+    let cut_off = !is_last_in(state_dir)
         && unfinished
             .iter()
-            .any(|name| state_dir.join(name).join(CATALOG).exists());
+            .any(|name| is_last_in(&state_dir.join(name)));
     for name in &names {
         let path = state_dir.join(name);
         let ours = name.starts_with(RESTORING) || (cut_off && PARTS.contains(&name.as_str()));
@@ -225,6 +272,9 @@ fn settle(dir: &Path, manifest: &Manifest, state_dir: &Path) -> Result<Vec<Strin
             ));
         }
     }
+    if manifest.catalog_at.is_some() {
+        return Ok(notes);
+    }
     move_directories(dir, Path::new(&manifest.state_dir), state_dir)?;
     end_operations(dir)?;
     revoke_access(dir)?;
@@ -235,7 +285,7 @@ fn settle(dir: &Path, manifest: &Manifest, state_dir: &Path) -> Result<Vec<Strin
 /// What the management API had not ended when the backup was made does not go on here: it may be the deletion of what
 /// was to be restored.
 fn end_operations(dir: &Path) -> Result<(), BackupError> {
-    let catalog = DatabaseCatalog::open(&dir.join(CATALOG))?;
+    let catalog = DatabaseCatalog::open(&dir.join(CATALOG_FILE))?;
     for mut operation in catalog.running_operations()? {
         operation.state = OperationState::Failed;
         operation.answer["status"] = json!(409);
@@ -250,7 +300,7 @@ fn end_operations(dir: &Path) -> Result<(), BackupError> {
 
 /// Nobody knows here which access was revoked since the backup was made.
 fn revoke_access(dir: &Path) -> Result<(), BackupError> {
-    let catalog = DatabaseCatalog::open(&dir.join(CATALOG))?;
+    let catalog = DatabaseCatalog::open(&dir.join(CATALOG_FILE))?;
     for access in catalog.accesses(None)? {
         catalog.delete_access(access.id)?;
     }
@@ -259,7 +309,7 @@ fn revoke_access(dir: &Path) -> Result<(), BackupError> {
 
 /// Has the catalog say that it does not know what was made, or purged, since the backup; what is to be done about it.
 fn mark(dir: &Path, manifest: &Manifest) -> Result<String, BackupError> {
-    let catalog = DatabaseCatalog::open(&dir.join(CATALOG))?;
+    let catalog = DatabaseCatalog::open(&dir.join(CATALOG_FILE))?;
     catalog.mark_restored(&RestoredRecord {
         backup: Some(manifest.created),
         time: OffsetDateTime::now_utc(),
@@ -304,7 +354,7 @@ fn move_directories(dir: &Path, from: &Path, to: &Path) -> Result<(), BackupErro
     if from == to {
         return Ok(());
     }
-    let catalog = DatabaseCatalog::open(&dir.join(CATALOG))?;
+    let catalog = DatabaseCatalog::open(&dir.join(CATALOG_FILE))?;
     for row in catalog.resources()? {
         let mut record = row.record;
         if let Ok(below) = record.directory.strip_prefix(from) {
@@ -347,18 +397,18 @@ impl Staging {
         Ok(Self { dir })
     }
 
-    /// Moves everything to its place, the catalog last.
-    fn publish(&self, state_dir: &Path) -> Result<(), BackupError> {
+    /// Moves everything to its place, what makes it an installation last.
+    fn publish(&self, state_dir: &Path, last: &str) -> Result<(), BackupError> {
         sync_all(&self.dir).map_err(BackupError::io("sync", &self.dir))?;
         let sync = || sync_dir(state_dir).map_err(BackupError::io("sync", state_dir));
         sync()?;
-        for name in list(&self.dir)?.iter().filter(|name| *name != CATALOG) {
+        for name in list(&self.dir)?.iter().filter(|name| *name != last) {
             let to = state_dir.join(name);
             fs::rename(self.dir.join(name), &to).map_err(BackupError::io("make", &to))?;
         }
         sync()?;
-        let to = state_dir.join(CATALOG);
-        fs::rename(self.dir.join(CATALOG), &to).map_err(BackupError::io("make", &to))?;
+        let to = state_dir.join(last);
+        fs::rename(self.dir.join(last), &to).map_err(BackupError::io("make", &to))?;
         sync()
     }
 }

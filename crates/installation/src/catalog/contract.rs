@@ -2,18 +2,12 @@
 
 use std::path::PathBuf;
 
-use database::postgres::{self, Schema};
+use database::postgres::ServerUrl;
 use tempfile::TempDir;
 use test_support::postgres::PostgresServer;
 
 use super::DatabaseCatalog;
 use crate::{Installation, prepared_state_dir};
-
-const SCHEMA: Schema = Schema {
-    what: "catalog",
-    application_id: super::schema::SCHEMA.application_id,
-    steps: &[include_str!("postgres.sql")],
-};
 
 /// Where a catalog is, with a state directory beside it.
 pub(crate) struct Place {
@@ -43,7 +37,10 @@ impl Place {
     pub(crate) fn catalog(&self) -> DatabaseCatalog {
         match &self.url {
             None => DatabaseCatalog::open(&self.path()).unwrap(),
-            Some(url) => postgres::open(url, &SCHEMA).unwrap().into(),
+            Some(url) => {
+                let url = ServerUrl::parse(url).unwrap();
+                DatabaseCatalog::open_on_server(&url).unwrap()
+            }
         }
     }
 

@@ -1,20 +1,19 @@
 //! The catalog in a database.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use database::{
-    Connection, Database, Mode, OpenError, Row, ToValue, Transaction, Value, params, sqlite,
-};
+use database::{Database, Mode, OpenError, Row, ToValue, Transaction, Value, params, sqlite};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::columns::{damaged, one, uuid};
+use super::columns::{one, uuid};
 use super::copy::{self, CatalogCopy};
 use super::departed::{self, DepartedRecord};
 use super::error::CatalogError;
 use super::federated::{self, FederatedCredentialRecord};
 use super::file_id::FileId;
+use super::installation_row::{known_identities, own_identities};
 use super::interface::Catalog;
 use super::lock_rows;
 use super::locks::LockCatalog;
@@ -27,14 +26,26 @@ use super::record::{
 use super::restored::{self, RestoredRecord};
 use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
-use super::{identities, noted, purged, resources};
+use super::{identities, moved, noted, purged, resources};
 use crate::envelope::ResourceKind;
 
 /// A catalog in a database: by default the SQLite file `catalog.db` in the state directory.
 pub struct DatabaseCatalog {
     db: Mutex<Database>,
-    /// Where that is a file of its own.
-    file: Option<CatalogFile>,
+    at: At,
+}
+
+/// Where a catalog is.
+enum At {
+    /// In a file of its own.
+    File(CatalogFile),
+    /// On a server.
+    Server {
+        /// Without its options.
+        place: String,
+        /// Whose it was when it was opened.
+        own: InstallationRecord,
+    },
 }
 
 /// The file that a catalog is in, beside which its copy is.
@@ -55,13 +66,15 @@ impl DatabaseCatalog {
     /// Opens the catalog at `path`, making an empty one when there is none.
     ///
     /// # Errors
-    /// [`CatalogError::Open`]: also for a file of something else or of a newer version.
+    /// [`CatalogError::Open`]: also for a file of something else or of a newer version. [`CatalogError::Moved`]: it is on
+    /// a server by now.
     pub fn open(path: &Path) -> Result<Self, CatalogError> {
         let before = FileId::at(path);
         let db = sqlite::open(path, &SCHEMA)?;
         // One that was exchanged meanwhile, or made, is opened once more by whoever asks.
         let opened = before.filter(|before| FileId::at(path) == Some(*before));
         let catalog = Self::in_file(db.into(), path, opened);
+        catalog.refuse_moved()?;
         if !copy::path_of(path).exists() {
             catalog.copy();
         }
@@ -71,19 +84,33 @@ impl DatabaseCatalog {
     fn in_file(db: Database, path: &Path, opened: Option<FileId>) -> Self {
         Self {
             db: Mutex::new(db),
-            file: Some(CatalogFile {
+            at: At::File(CatalogFile {
                 path: path.into(),
                 opened: Mutex::new(opened),
             }),
         }
     }
 
-    /// Whether this program can open the catalog at `path`, to which nothing is written.
-    ///
-    /// # Errors
-    /// [`CatalogError::Open`]: why not.
-    pub fn look(path: &Path) -> Result<(), CatalogError> {
-        Ok(sqlite::look(path, &SCHEMA)?)
+    /// The catalog in the database at `place` of a server, which is that installation's.
+    pub(super) fn on_server(db: Database, place: String, own: InstallationRecord) -> Self {
+        Self {
+            db: Mutex::new(db),
+            at: At::Server { place, own },
+        }
+    }
+
+    /// Refuses a file whose catalog is on a server by now. Whoever is using it meanwhile has looked before.
+    fn refuse_moved(&self) -> Result<(), CatalogError> {
+        let (At::File(file), Some(db)) = (&self.at, self.idle_db()) else {
+            return Ok(());
+        };
+        match moved::found(&db)? {
+            None => Ok(()),
+            Some(moved) => Err(CatalogError::Moved {
+                path: file.path.clone(),
+                place: moved.place,
+            }),
+        }
     }
 
     /// Makes a lost catalog at `path` again with what its copy has: under another name, which is
@@ -192,7 +219,7 @@ impl DatabaseCatalog {
     /// Writes the copy anew. The change that it follows is durable, so a failure is told and undoes
     /// nothing; the next change writes all of it again.
     fn copy(&self) {
-        let Some(file) = &self.file else {
+        let At::File(file) = &self.at else {
             return;
         };
         // The copy beside another catalog is of that one.
@@ -217,6 +244,15 @@ impl DatabaseCatalog {
         self.db.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// As [`DatabaseCatalog::db`], unless somebody else has it right now.
+    fn idle_db(&self) -> Option<MutexGuard<'_, Database>> {
+        match self.db.try_lock() {
+            Ok(db) => Some(db),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     pub(super) fn select<T>(
         &self,
         sql: &str,
@@ -227,51 +263,35 @@ impl DatabaseCatalog {
     }
 }
 
-/// One that is not a file.
-#[cfg(test)]
-impl From<Database> for DatabaseCatalog {
-    fn from(db: Database) -> Self {
-        Self {
-            db: Mutex::new(db),
-            file: None,
-        }
-    }
-}
-
-/// The installation's own identities, which are made if there are none.
-fn own_identities(db: &Connection) -> Result<InstallationRecord, CatalogError> {
-    db.execute(
-        "INSERT INTO installation VALUES (1, ?, ?) ON CONFLICT DO NOTHING",
-        params![Uuid::new_v4().to_string(), Uuid::new_v4().to_string()],
-    )?;
-    let sql = "SELECT operator, platform FROM installation";
-    let own = db.first(sql, &[], |row| {
-        Ok::<_, CatalogError>(InstallationRecord {
-            operator: uuid(WHAT, row.text(0)?)?,
-            platform: uuid(WHAT, row.text(1)?)?,
-        })
-    })?;
-    own.ok_or_else(|| damaged(WHAT, "it is missing"))
-}
-
-const WHAT: &str = "installation";
-
 impl Catalog for DatabaseCatalog {
     fn is_current(&self) -> bool {
-        let Some(file) = &self.file else {
+        let At::File(file) = &self.at else {
             return true;
         };
         let known = *file.opened();
-        known.is_some() && known == FileId::at(&file.path)
+        known.is_some() && known == FileId::at(&file.path) && self.refuse_moved().is_ok()
     }
 
     fn renew(&self) -> Result<Option<InstallationRecord>, CatalogError> {
-        let Some(CatalogFile { path, opened }) = &self.file else {
-            return Ok(None);
+        let CatalogFile { path, opened } = match &self.at {
+            At::File(file) => file,
+            At::Server { place, own } => {
+                // Whoever has it right now has not found anything else.
+                let found = self.idle_db().map(|db| known_identities(&db)).transpose()?;
+                return match found {
+                    Some(found) if found != Some(*own) => Err(CatalogError::Exchanged {
+                        place: place.clone(),
+                    }),
+                    _ => Ok(None),
+                };
+            }
         };
         let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
         let found = FileId::at(path);
-        if found.is_none() || found == *opened {
+        if found == *opened {
+            return self.refuse_moved().map(|()| None);
+        }
+        if found.is_none() {
             return Ok(None);
         }
         let Some(db) = sqlite::open_made(path, &SCHEMA)? else {
@@ -284,6 +304,10 @@ impl Catalog for DatabaseCatalog {
         *self.db() = db;
         *opened = found.filter(|found| FileId::at(path) == Some(*found));
         Ok(Some(identities))
+    }
+
+    fn rest(&self) {
+        self.db().disconnect();
     }
 
     fn installation(&self) -> Result<InstallationRecord, CatalogError> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use thiserror::Error;
+use uuid::Uuid;
 
 use super::record::Kind;
 use crate::envelope::ResourceKind;
@@ -124,6 +125,117 @@ pub enum CatalogError {
         /// What shows that there was one.
         found: PathBuf,
     },
+    /// The database on the server has nothing of the catalog that was there.
+    #[error(
+        "the catalog at {place} is empty, but {found} shows that there was one: making a new one would give every identity \
+         a new id, which no access policy knows; restore the server's backup, or give the right --catalog"
+    )]
+    LostOnServer {
+        /// The database.
+        place: String,
+        /// What shows it.
+        found: PathBuf,
+    },
+    /// The catalog of the state directory is on a server.
+    #[error(
+        "the catalog of the installation in {state_dir} is at {place}: give --catalog, or set SEALDISK_CATALOG, with its \
+         address"
+    )]
+    Elsewhere {
+        /// The state directory.
+        state_dir: PathBuf,
+        /// Where the catalog is.
+        place: String,
+    },
+    /// The file's catalog was moved to a server.
+    #[error(
+        "the catalog {path} was moved to {place}: give --catalog, or set SEALDISK_CATALOG, with its address; if that says \
+         that the move has not ended, run `sealdisk catalog migrate --to` again"
+    )]
+    Moved {
+        /// The file.
+        path: PathBuf,
+        /// Where the catalog is.
+        place: String,
+    },
+    /// The state directory has a catalog of its own.
+    #[error(
+        "the installation in the state directory has its catalog in {path}, and not at {place}: move it there with \
+         `sealdisk catalog migrate --to`, or give another --state-dir"
+    )]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// The database that was given.
+        place: String,
+    },
+    /// What is in the state directory is of no installation that is known to be at that server.
+    #[error(
+        "{found} is of an installation that is not known to have its catalog at {place}: give another --state-dir, or the \
+         right --catalog"
+    )]
+    Unrelated {
+        /// What is there.
+        found: PathBuf,
+        /// The database that was given.
+        place: String,
+    },
+    /// The catalog there is another installation's.
+    #[error(
+        "the catalog at {place} is that of the installation {there}, and {found} belongs to the installation {here}: give \
+         the right --catalog or --state-dir"
+    )]
+    OtherInstallation {
+        /// The database.
+        place: String,
+        /// Whose it is.
+        there: Uuid,
+        /// What says whose the state directory is.
+        found: PathBuf,
+        /// Whose that is.
+        here: Uuid,
+    },
+    /// The file is of before its catalog was moved.
+    #[error(
+        "the catalog {path} is not marked as moved, and {place} has the catalog of the same installation: it is an older \
+         one, of a backup say; move it away, and give --catalog"
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Where the catalog is.
+        place: String,
+    },
+    /// The catalog there is not the one any more that was opened.
+    #[error(
+        "the catalog at {place} is another one than it was when it was opened: look at what was done with the database, and \
+         start this again"
+    )]
+    Exchanged {
+        /// The database.
+        place: String,
+    },
+    /// A catalog is being moved there.
+    #[error(
+        "the catalog of the installation {installation} is being moved to {place}, and all of it is not there yet: if nobody \
+         is at it, run `sealdisk catalog migrate --to` again on the host that it comes from"
+    )]
+    Arriving {
+        /// The database.
+        place: String,
+        /// Whose catalog it is.
+        installation: Uuid,
+    },
+    /// What is noted of where the catalog is could not be read or written.
+    #[error("cannot {call} {path}, which says where the catalog is: {why}")]
+    Note {
+        /// What was tried.
+        call: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: String,
+    },
     /// The copy of what no header says could not be read or written.
     #[error("cannot {call} the catalog's copy {path}: {why}")]
     Copy {
@@ -157,10 +269,20 @@ impl CatalogError {
             Self::GroupInUse { .. } => "ResourceGroupInUse",
             Self::Locked { .. } => "ScopeLocked",
             Self::NotSystemAssigned { .. } => "BadParameter",
-            Self::Lost { .. } => "CatalogLost",
-            Self::Damaged { .. } | Self::Copy { .. } | Self::Open(_) | Self::Database(_) => {
-                "CatalogError"
-            }
+            Self::Lost { .. } | Self::LostOnServer { .. } => "CatalogLost",
+            Self::Elsewhere { .. }
+            | Self::Moved { .. }
+            | Self::InFile { .. }
+            | Self::Unrelated { .. }
+            | Self::OtherInstallation { .. }
+            | Self::Older { .. }
+            | Self::Exchanged { .. } => "CatalogElsewhere",
+            Self::Arriving { .. } => "CatalogArriving",
+            Self::Damaged { .. }
+            | Self::Copy { .. }
+            | Self::Note { .. }
+            | Self::Open(_)
+            | Self::Database(_) => "CatalogError",
         }
     }
 

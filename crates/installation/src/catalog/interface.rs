@@ -31,7 +31,11 @@ pub trait Catalog:
     ///
     /// # Errors
     /// [`CatalogError::Open`]: the other one cannot be used, and the old one knows nothing of what was changed since.
+    /// [`CatalogError::Moved`] and [`CatalogError::Exchanged`], too: it is not the catalog of this installation any more.
     fn renew(&self) -> Result<Option<InstallationRecord>, CatalogError>;
+
+    /// Ends the threads and connections that it has, until it is used again.
+    fn rest(&self);
 
     /// The installation's own identities; the first call makes them.
     ///

@@ -8,6 +8,7 @@
 mod access;
 mod access_database;
 mod access_rows;
+mod arriving;
 mod columns;
 #[cfg(test)]
 pub(crate) mod contract;
@@ -18,6 +19,7 @@ mod error;
 mod federated;
 mod file_id;
 mod identities;
+mod installation_row;
 mod interface;
 mod lock_rows;
 mod locks;
@@ -27,6 +29,8 @@ mod logins_database;
 mod management;
 mod management_database;
 mod management_rows;
+mod moved;
+mod moving;
 mod noted;
 mod operation_rows;
 mod operations;
@@ -37,6 +41,7 @@ mod resources;
 mod restored;
 mod rows;
 mod schema;
+mod server;
 mod sets;
 mod settings;
 #[cfg(test)]
@@ -56,6 +61,8 @@ pub use management::{
     DEFAULT_GROUP, GroupRecord, LOCATION, ManagementCatalog, PlacementRecord, RoleAssignmentRecord,
     Touch,
 };
+pub use moved::MovedRecord;
+pub(crate) use moving::{Arrival, MovingCatalog, TABLES};
 pub use operations::{DeploymentName, OperationCatalog, OperationRecord, OperationState};
 pub use record::{
     DiskEncryptionSetRecord, DiskRecord, DiskState, EncryptionType, IdentityOwner, IdentityRecord,

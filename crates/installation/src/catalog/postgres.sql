@@ -8,6 +8,12 @@ CREATE TABLE installation (
     operator text COLLATE "C" NOT NULL,
     platform text COLLATE "C" NOT NULL
 );
+-- A catalog is being moved here, by catalog migrate: there is a row until it is whole.
+CREATE TABLE arriving (
+    id           bigint PRIMARY KEY CHECK (id = 1),
+    installation text COLLATE "C" NOT NULL,
+    time         text COLLATE "C" NOT NULL
+);
 CREATE TABLE vaults (
     name    text COLLATE "C" PRIMARY KEY,
     rev     bigint NOT NULL,

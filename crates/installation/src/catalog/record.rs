@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::settings::{DesIdentity, VaultKind};
 use crate::envelope::ResourceKind;
+use keys::sha256;
 
 /// The revision of a stored record; it changes with every update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,23 @@ pub struct InstallationRecord {
     pub operator: Uuid,
     /// Object id that uses the platform-managed key.
     pub platform: Uuid,
+}
+
+impl InstallationRecord {
+    /// Tells the installation from others: the tenant of its identities.
+    pub fn id(&self) -> Uuid {
+        // Made of what is random and stays, so that it need not be stored.
+        let hash = sha256(
+            &[
+                b"sealdisk installation id v1\0".as_slice(),
+                self.operator.as_bytes(),
+            ]
+            .concat(),
+        );
+        let mut id = [0; 16];
+        id.copy_from_slice(&hash[..16]);
+        uuid::Builder::from_custom_bytes(id).into_uuid()
+    }
 }
 
 /// A vault of this installation.

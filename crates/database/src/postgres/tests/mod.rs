@@ -238,6 +238,67 @@ fn who_connects_anew_finds_what_was_there_or_nothing() {
     assert_eq!(server.sql(&tables), "0");
 }
 
+#[test]
+fn who_looks_makes_nothing_and_who_has_disconnected_connects_again() {
+    let Some(server) = PostgresServer::shared() else {
+        return;
+    };
+    let url = server.new_schema();
+    assert!(!look(&url, &SCHEMA).unwrap());
+    assert!(open_made(&url, &SCHEMA).unwrap().is_none());
+    let name = url.rsplit_once("%3D").unwrap().1;
+    let tables = format!("SELECT count(*) FROM pg_tables WHERE schemaname = '{name}'");
+    assert_eq!(server.sql(&tables), "0");
+    let db = open(&url, &SCHEMA).unwrap();
+    assert!(look(&url, &SCHEMA).unwrap());
+    add(&open_made(&url, &SCHEMA).unwrap().unwrap(), 1).unwrap();
+    // Nor is one brought up to date.
+    assert!(look(&url, &NEWER).unwrap());
+    assert!(look(&url, &SCHEMA).unwrap());
+
+    let pid = |db: &Database| db.the_value::<i64>("SELECT pg_backend_pid()", &[]).unwrap();
+    let before = pid(&db);
+    db.disconnect();
+    db.disconnect();
+    add(&db, 2).unwrap();
+    assert_ne!(pid(&db), before);
+    // What is under way goes on.
+    db.transaction(Mode::Write, |transaction| {
+        add(transaction, 3)?;
+        db.disconnect();
+        add(transaction, 4)
+    })
+    .unwrap();
+    assert_eq!(count(&db), 4);
+}
+
+/// As when a standby that was behind takes the place of the server.
+#[test]
+fn a_change_that_was_durable_and_is_lost_is_told_once() {
+    let Some(server) = PostgresServer::shared() else {
+        return;
+    };
+    for lost in [
+        "UPDATE sealdisk_commits SET number = number - 1",
+        "DELETE FROM sealdisk_commits",
+    ] {
+        let url = server.new_schema();
+        let name = url.rsplit_once("%3D").unwrap().1;
+        let (db, other) = (open(&url, &SCHEMA).unwrap(), open(&url, &SCHEMA).unwrap());
+        add(&db, 1).unwrap();
+        cut_off(&db, &other);
+        // Without that, nothing is told.
+        add(&db, 2).unwrap();
+        server.sql(&format!("SET search_path = {name}; {lost}"));
+        cut_off(&db, &other);
+        let told = add(&db, 3).unwrap_err();
+        assert!(told.to_string().contains("has lost a change"), "{told}");
+        assert_eq!(told.kind(), ErrorKind::Other);
+        add(&db, 3).unwrap();
+        assert_eq!(count(&db), 3);
+    }
+}
+
 /// Kills the server again and again while somebody adds: what is said to be there is there, and nothing else is.
 #[test]
 fn what_becomes_of_a_commit_is_known_whenever_the_server_dies() {

@@ -1,0 +1,147 @@
+//! Moving an installation from files of its state directory to a PostgreSQL server, which many hosts may share.
+//!
+//! What is moved is a list of parts (`tables.rs`): tables of a file that the server gets with the same rows. There is one so
+//! far, the catalog. Key vaults of this installation are to be others, and while those are not there an installation that
+//! has any is not moved: a host that shares the catalog would know vaults that it does not have.
+//!
+//! # Order of steps
+//!
+//! 1. The server gets its tables, and a row that says that a catalog arrives: no command uses that database. It is
+//!    refused if it is another installation's, or in use.
+//! 2. Nobody changes the files from here on. Each table that differs is filled anew, with all that come behind it.
+//! 3. Rows and their hashes are compared, those of the server all of one moment.
+//! 4. The catalog's file is marked as moved: nothing can be changed in it any more, and no command uses it. From here to
+//!    the next step nobody uses either.
+//! 5. The server's row goes: its catalog is used from now on.
+//! 6. The state directory notes where its catalog is, and the file that step 5 was done.
+//!
+//! Killed at any moment, the next run finds by these marks how far it was, and by the hashes which tables are there. Up to
+//! step 4 the files are as they were, and who gives up only has to drop the database.
+
+mod error;
+mod tables;
+
+use std::path::{Path, PathBuf};
+
+use database::postgres::ServerUrl;
+use database::{Database, Mode};
+use uuid::Uuid;
+
+pub use error::MigrateError;
+pub use tables::MovedTable;
+
+use crate::catalog::{Arrival, InstallationRecord, MovingCatalog, TABLES};
+use crate::on_server::join;
+use crate::place::CATALOG_FILE;
+use crate::{InstallationError, VaultsLock, prepared_state_dir};
+use tables::Part;
+use vault::Caller;
+use vault::audit::{AuditLog, AuditRecord};
+
+/// What was moved.
+#[derive(Debug)]
+pub struct Migrated {
+    /// Whose it is.
+    pub installation: Uuid,
+    /// The file that is not used any more.
+    pub from: PathBuf,
+    /// The tables with what is in them; none where all was there before.
+    pub tables: Vec<MovedTable>,
+}
+
+/// The disks of a catalog in a state directory, for whoever has to know before it is moved that none is in use.
+///
+/// # Errors
+/// [`MigrateError`].
+pub fn disks_of(state_dir: &Path) -> Result<Vec<(Uuid, String)>, MigrateError> {
+    refuse_missing(state_dir)?;
+    let catalog = MovingCatalog::open(&state_dir.join(CATALOG_FILE))?;
+    let sql = "SELECT id, name FROM resources ORDER BY name";
+    let disks = catalog.database().select(sql, &[], |row| {
+        let id = Uuid::parse_str(row.text(0)?).unwrap_or_default();
+        Ok::<_, database::Error>((id, row.get(1)?))
+    });
+    Ok(disks?)
+}
+
+/// Moves the installation in `state_dir` to the database at `to`, or goes on with that.
+///
+/// # Errors
+/// [`MigrateError`]; the next run goes on.
+pub fn migrate(state_dir: &Path, to: &ServerUrl) -> Result<Migrated, MigrateError> {
+    refuse_missing(state_dir)?;
+    let state_dir = prepared_state_dir(state_dir)?;
+    // Nobody makes vaults meanwhile.
+    let _lock = VaultsLock::take(&state_dir)?;
+    let catalog = MovingCatalog::open(&state_dir.join(CATALOG_FILE))?;
+    let vaults = catalog.vaults_here()?;
+    if !vaults.is_empty() {
+        return Err(MigrateError::Vaults { names: vaults });
+    }
+    let tables = match catalog.arrive(to)? {
+        Arrival::Done => Vec::new(),
+        Arrival::Begun(server) => {
+            record(&state_dir, catalog.own(), to)?;
+            let moved = move_to(&server, &catalog, to)?;
+            MovingCatalog::release(&server)?;
+            moved
+        }
+    };
+    let installation = catalog.own().id();
+    join(&state_dir, installation, to)?;
+    catalog.finish()?;
+    Ok(Migrated {
+        installation,
+        from: state_dir.join(CATALOG_FILE),
+        tables,
+    })
+}
+
+/// Refuses a directory without a catalog: none is made, and no directory.
+fn refuse_missing(state_dir: &Path) -> Result<(), InstallationError> {
+    match state_dir.join(CATALOG_FILE).symlink_metadata() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(InstallationError::Missing {
+            path: state_dir.into(),
+        }),
+    }
+}
+
+/// Moves all parts, and marks the file. What was moved.
+fn move_to(
+    server: &Database,
+    catalog: &MovingCatalog,
+    to: &ServerUrl,
+) -> Result<Vec<MovedTable>, MigrateError> {
+    catalog.database().transaction(Mode::Alone, |file| {
+        let parts = [Part {
+            what: "catalog",
+            file,
+            server,
+            tables: TABLES,
+            verify: &|_| Ok(()),
+        }];
+        let mut moved = Vec::new();
+        for part in &parts {
+            moved.extend(part.move_rows(to)?);
+        }
+        catalog.leave(file, to)?;
+        Ok(moved)
+    })
+}
+
+/// Records that the catalog is about to be moved, and where.
+fn record(
+    state_dir: &Path,
+    own: &InstallationRecord,
+    to: &ServerUrl,
+) -> Result<(), InstallationError> {
+    let operator = Caller::local(own.operator);
+    let record = AuditRecord::new(operator.object_id, &operator.origin, "CatalogMigrate");
+    let log = AuditLog::open(&state_dir.join("audit.db"))?;
+    log.append(&record.with_detail(to.to_string()))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
