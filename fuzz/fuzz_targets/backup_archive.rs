@@ -86,7 +86,7 @@ impl Fixture {
     fn new() -> Self {
         let dir = tempfile::tempdir_in("/dev/shm").unwrap();
         let identity = Identity::generate();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         installation.audit_log().unwrap();
         let vault = installation.create_vault("main", &VaultSettings::default());
         let (vault, operator) = (vault.unwrap(), installation.operator());

@@ -414,7 +414,7 @@ mod tests {
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         // What the system says of it is not that there is nothing.
-        let looked = Installation::open_existing(&file.join("state"));
+        let looked = Installation::open_existing(file.join("state"));
         let looked = looked.err().unwrap();
         assert!(
             matches!(looked, InstallationError::Directory { .. }),

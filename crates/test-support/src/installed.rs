@@ -35,7 +35,7 @@ pub struct DiskFiles {
 impl Host {
     /// The installation, opened in this process.
     pub fn installation(&self) -> Installation {
-        Installation::open(&self.state()).unwrap()
+        Installation::open(self.state()).unwrap()
     }
 
     /// The installation in another state directory.

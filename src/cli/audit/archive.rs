@@ -62,8 +62,8 @@ impl Log {
             return Ok(None);
         };
         let (last, archived, counting) = match self {
-            Self::Vault(vault) => vault.read_audit(|chain, db| count(chain, db)),
-            Self::Installation(log) => log.read(|chain, db| count(chain, db)),
+            Self::Vault(vault) => vault.read_audit(count),
+            Self::Installation(log) => log.read(count),
         }?;
         let wal = path.with_extension("db-wal");
         let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());

@@ -1,5 +1,6 @@
 //! What a disk asks of its host, and what happens when the host does not give it.
 
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
@@ -451,16 +452,18 @@ fn assert_stacks_locked(pid: u32, names: &[&str]) {
         assert!(!threads.is_empty(), "{name}");
         for thread in threads {
             let end = Instant::now() + PATIENCE;
-            // One that runs shows no stack pointer.
-            let flags = loop {
-                match stack_flags(pid, thread) {
-                    Some(flags) => break flags,
-                    None => assert!(Instant::now() < end, "{name} never waits"),
+            let is_there = || Path::new(&format!("/proc/{pid}/task/{thread}")).exists();
+            // One that runs shows no stack pointer. One that has just begun has the name of the thread that has made it,
+            // and has locked nothing yet.
+            loop {
+                let flags = stack_flags(pid, thread);
+                let has = |flag| flags.iter().any(|all| all.split(' ').any(|f| f == flag));
+                if (has("lo") && has("dd")) || !is_there() {
+                    break;
                 }
+                assert!(Instant::now() < end, "{name}: {flags:?}");
                 thread::sleep(Duration::from_millis(5));
-            };
-            let has = |flag| flags.split(' ').any(|f| f == flag);
-            assert!(has("lo") && has("dd"), "{name}: {flags}");
+            }
         }
     }
 }

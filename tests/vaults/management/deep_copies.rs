@@ -369,6 +369,11 @@ fn a_deletion_ends_one_and_frees_its_source() {
         assert_eq!(missing.0, 404);
     }
     client.ok(&format!("DELETE {COMPUTE}/snapshots/s"), None);
+    // The layer that it leaves is merged in the background.
+    eventually("the layers are merged", || {
+        let shown = managed.host.json("disk show d");
+        (shown["layers"].as_array().unwrap().len() == 1).then_some(())
+    });
     assert!(content_of(&managed.host, (DISK, "d")) == content);
 }
 

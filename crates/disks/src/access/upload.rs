@@ -376,7 +376,7 @@ mod tests {
     #[test]
     fn a_failure_that_another_part_was_told_of_is_not_forgotten() {
         let dir = tempfile::tempdir().unwrap();
-        let installation = Arc::new(Installation::open(&dir.path().join("state")).unwrap());
+        let installation = Arc::new(Installation::open(dir.path().join("state")).unwrap());
         let request = CreateRequest {
             name: "d".into(),
             size: Some(1 << 20),

@@ -433,7 +433,7 @@ mod tests {
     fn a_disk_is_wrapped_anew_while_its_layers_are_checked() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = attached(&installation, runtime.path());
         let how = How {
             repair: true,
@@ -460,7 +460,7 @@ mod tests {
     fn nothing_is_removed_before_the_header_is_durable() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = attached(&installation, runtime.path());
         let repair = || {
             let how = (runtime.path(), Unflushed::Needed);

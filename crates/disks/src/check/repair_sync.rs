@@ -138,7 +138,7 @@ mod tests {
     fn a_repair_that_ends_early_leaves_the_mark() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = attached(&installation, runtime.path());
         let read = || disk.header_file().unwrap().read().unwrap().claims().clone();
         let left = || disk.left(&read(), runtime.path(), Unflushed::Needed);

@@ -317,7 +317,7 @@ mod tests {
         fn new(byte: u8) -> Self {
             let dir = tempfile::tempdir().unwrap();
             let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-            let installation = Installation::open(&dir.path().join("state")).unwrap();
+            let installation = Installation::open(dir.path().join("state")).unwrap();
             let disk = attached(&installation, runtime.path());
             let this = Self {
                 _dir: dir,

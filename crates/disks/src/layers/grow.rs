@@ -168,7 +168,7 @@ mod tests {
     fn a_crash_after_any_step_leaves_the_old_or_the_new_size_and_the_content() {
         let dir = tempfile::tempdir().unwrap();
         for crash in [Step::Files, Step::FirstCopy, Step::Header] {
-            let installation = Installation::open(&dir.path().join(format!("{crash:?}"))).unwrap();
+            let installation = Installation::open(dir.path().join(format!("{crash:?}"))).unwrap();
             let disk = make(&installation);
             let (mut io, _) = open(&installation, &disk);
             io.write_at(0, &[1; 4096]).unwrap();
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn sizes_that_a_disk_cannot_have_are_refused_and_its_own_is_no_change() {
         let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = make(&installation);
         for (size, why) in [
             (OLD - 512, "not made smaller"),

@@ -201,7 +201,7 @@ mod tests {
     fn no_layer_goes_from_a_snapshot_of_which_a_disk_is_made() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = attached(&installation, runtime.path());
         snapshot(&installation, &disk, "s1", runtime.path());
         // The next snapshot needs a layer of its own.

@@ -300,7 +300,7 @@ mod tests {
     fn who_waits_for_a_disk_does_not_get_the_layer_that_was_its_top() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = attached(&installation, runtime.path());
         let claim = disk.claim().unwrap();
         let user = Unattached::settled(&installation, &disk, claim, runtime.path());
@@ -348,7 +348,7 @@ mod tests {
     fn the_claim_of_a_layer_beneath_is_none_of_the_disk() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = attached(&installation, runtime.path());
         let beneath = disk.layer_paths(&top(&disk)).data;
         let user = disk.claim().unwrap();

@@ -481,7 +481,7 @@ pub(crate) mod tests {
     fn an_attach_that_dies_between_two_stacks_leaves_a_disk_that_opens() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = attached(&installation, runtime.path());
         let read = || disk.header_file().unwrap().read().unwrap().claims().clone();
         let left = |header: &HeaderPayload| disk.left(header, runtime.path(), Unflushed::Needed);
@@ -513,7 +513,7 @@ pub(crate) mod tests {
     fn what_is_left_on_another_host_is_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let [runtime, elsewhere] = [0; 2].map(|_| tempfile::tempdir_in("/dev/shm").unwrap());
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = attached(&installation, runtime.path());
         let mut header = disk.header_file().unwrap().read().unwrap().claims().clone();
         let said = |host: &str, boot: Option<Uuid>, header: &mut HeaderPayload| {
@@ -544,7 +544,7 @@ pub(crate) mod tests {
     fn an_attach_from_which_the_disk_was_taken_over_ends_no_session() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = attached(&installation, runtime.path());
         let found = disk.header_file().unwrap().read().unwrap();
         let (header, dek) = disk.unlock(&installation, found).unwrap();
@@ -564,7 +564,7 @@ pub(crate) mod tests {
     fn a_map_of_a_layer_that_the_disk_has_not_is_none_of_it() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let disk = attached(&installation, runtime.path());
         let mut header = disk.header_file().unwrap().read().unwrap().claims().clone();
         header.layers[0].id = Uuid::new_v4();

@@ -446,7 +446,7 @@ mod tests {
     #[test]
     fn a_finished_disk_keeps_its_row_while_it_cannot_be_looked_at() {
         let dir = tempfile::tempdir().unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let elsewhere = dir.path().join("data");
         let finished = named(&installation, Some(elsewhere.clone()));
         // What cannot be read, and what is not mounted.
@@ -473,7 +473,7 @@ mod tests {
     fn a_disk_that_is_in_no_directory_leaves_a_trace_where_it_may_be_mounted() {
         for is_elsewhere in [false, true] {
             let dir = tempfile::tempdir().unwrap();
-            let installation = Installation::open(&dir.path().join("state")).unwrap();
+            let installation = Installation::open(dir.path().join("state")).unwrap();
             let elsewhere = is_elsewhere.then(|| dir.path().join("data"));
             let finished = named(&installation, elsewhere);
             fs::rename(finished, dir.path().join("away")).unwrap();

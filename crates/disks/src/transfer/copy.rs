@@ -225,7 +225,7 @@ mod tests {
     fn a_disk_is_wrapped_anew_and_not_merged_while_it_is_copied() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let (disk, lower) = layered(&installation, runtime.path());
         let to = dir.path().join("copy");
         let begun = |_: u64| {
@@ -249,7 +249,7 @@ mod tests {
     fn nothing_is_copied_into_which_something_is_merged() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
-        let installation = Installation::open(&dir.path().join("state")).unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
         let (_disk, lower) = layered(&installation, runtime.path());
         let to = dir.path().join("copy");
         let merge = claim_data("s", &lower).unwrap();

@@ -227,7 +227,7 @@ fn a_move_that_was_cut_off_goes_on_and_nobody_uses_half_of_it() {
         let tables = match cut_off_after {
             "arrival" => &TABLES[..0],
             "some tables" => &TABLES[..8],
-            _ => &TABLES[..],
+            _ => TABLES,
         };
         let move_tables = |source: &database::Connection| {
             let part = Part {
