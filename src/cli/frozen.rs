@@ -9,7 +9,8 @@ use super::progress::Progress;
 use super::{CliError, Context};
 use attach::LayerChanges;
 use disks::delete_source;
-use installation::envelope::{JobKind, ResourceKind};
+use installation::Installation;
+use installation::envelope::{Job, JobKind, ResourceKind};
 
 #[derive(Args)]
 pub(super) struct UpdateArgs {
@@ -107,16 +108,27 @@ pub(super) fn merge_left(
 
 /// Waits until no disk has a merge under way that can be done now: those of a disk are done one after the other.
 fn wait_for_merges(context: &Context, changes: &LayerChanges<'_>) -> Result<(), CliError> {
-    loop {
-        let disks = disks::list(changes.installation, ResourceKind::Disk)?;
-        let merges = disks.iter().find(|disk| {
-            let job = disk.job.as_ref().map(|job| &job.job);
-            job.is_some_and(|job| job.kind == JobKind::Merge && !job.paused)
-        });
-        let Some(disk) = merges else {
-            return Ok(());
-        };
-        wait_for_job(context, &disk.name)?;
+    while let Some(disk) = merging(changes.installation)? {
+        wait_for_job(context, &disk)?;
         changes.merge_all(&mut |_, _| {})?;
     }
+    Ok(())
+}
+
+/// A disk with a merge under way, of those that have a layer which is to be merged.
+fn merging(installation: &Installation) -> Result<Option<String>, CliError> {
+    let catalog = installation.catalog();
+    for layer in catalog.merges_here()? {
+        for row in catalog.resources_with_layer(layer)? {
+            if row.record.kind != ResourceKind::Disk {
+                continue;
+            }
+            let disk = disks::outline(installation, ResourceKind::Disk, &row.record.name)?;
+            let is_merge = |job: &Job| job.kind == JobKind::Merge && !job.paused;
+            if disk.job.as_ref().is_some_and(is_merge) {
+                return Ok(Some(disk.name));
+            }
+        }
+    }
+    Ok(None)
 }

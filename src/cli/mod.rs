@@ -23,6 +23,7 @@ mod files;
 mod filter;
 mod frozen;
 mod global;
+mod host;
 mod identity;
 mod ids;
 mod image;

@@ -15,7 +15,7 @@ use super::global::{Context, GlobalArgs};
 use super::tracing::Traced;
 use super::{
     CliError, Output, OutputFormat, alarm, arm_ids, attach, audit, backup, catalog, completions,
-    dashboard, des, disk, doctor, event_notifier, identity, image, keyvault, lock, logging,
+    dashboard, des, disk, doctor, event_notifier, host, identity, image, keyvault, lock, logging,
     manpages, metrics, named, reference, role, serve, similar, snapshot, status, top, tracing,
     units, upgrade, usage, version,
 };
@@ -61,6 +61,8 @@ enum Command {
     Role(role::RoleArgs),
     /// Put locks on resources, so that nobody deletes or changes them by mistake
     Lock(lock::LockArgs),
+    /// Show the hosts that share the catalog and what each has attached, and evict one that is gone
+    Host(host::HostArgs),
     /// Serve Azure's management API, the key vaults and tokens over HTTPS, until SIGTERM
     #[command(after_help = "Example:
   sealdisk identity create admin --secret-file admin.secret
@@ -218,6 +220,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Identity(args) => identity::run(context, args),
         Command::Role(args) => role::run(context, args),
         Command::Lock(args) => lock::run(context, args),
+        Command::Host(args) => host::run(context, args),
         Command::Serve(args) => serve::run(context, args),
         Command::Audit(args) => audit::run(context, args),
         Command::Backup(args) => backup::run(context, args),

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::progress::cancel_on_signals;
 use super::{CliError, Context};
 use alarms::host_name;
-use installation::runtime_dir;
+use installation::{Installation, runtime_dir, this_host_id};
 use top::{Column, Options, TopError, View, iterations, run as run_live, table_text};
 
 /// Arguments of `top`.
@@ -68,10 +68,11 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn run(context: &Context, args: &TopArgs) -> Result<(), CliError> {
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
     let options = Options {
-        runtime_dir: runtime_dir(context.runtime_dir.as_deref()),
         host: host_name(),
-        names: names(context),
+        names: names(context, &runtime_dir),
+        runtime_dir,
         interval: args.interval,
         view: View {
             sort: args.sort,
@@ -102,11 +103,10 @@ fn warn_of_other_directory(context: &Context, runtime_dir: &Path) -> Result<(), 
     if !here.is_ok_and(|here| here.is_empty()) {
         return Ok(());
     }
-    let seen = context
+    let attached = context
         .existing_installation()
-        .and_then(|installation| Ok(disks::look(&installation)?));
-    let attached = seen.unwrap_or_default();
-    let attached = attached.iter().filter(|disk| disk.is_attached()).count();
+        .and_then(|installation| attached_by_catalog(&installation));
+    let attached = attached.unwrap_or_default();
     let dir = runtime_dir.display();
     let said = match (attached, runtime_dir.exists()) {
         (0, true) => return Ok(()),
@@ -125,6 +125,16 @@ fn warn_of_other_directory(context: &Context, runtime_dir: &Path) -> Result<(), 
     }
     context.output.note(&format!("note: {said}"));
     Ok(())
+}
+
+/// How many disks this host has attached, by the catalog that it shares, or by the headers of all disks in one of its own.
+fn attached_by_catalog(installation: &Installation) -> Result<usize, CliError> {
+    let catalog = installation.catalog();
+    if catalog.is_shared() {
+        return Ok(catalog.attachments(Some(this_host_id()))?.len());
+    }
+    let seen = disks::look(installation)?;
+    Ok(seen.iter().filter(|disk| disk.is_attached()).count())
 }
 
 fn batch(context: &Context, options: &Options, times: Option<u64>) -> Result<(), CliError> {
@@ -155,11 +165,18 @@ impl From<TopError> for Stopped {
     }
 }
 
-/// The names of disks by their ids, if there is an installation to ask.
-fn names(context: &Context) -> HashMap<Uuid, String> {
-    let known = context
-        .existing_installation()
-        .and_then(|installation| Ok(installation.catalog().disks()?));
+/// The names of disks by their ids, if there is an installation to ask. Where hosts share its catalog, of those that are
+/// attached here.
+fn names(context: &Context, runtime_dir: &Path) -> HashMap<Uuid, String> {
+    let known = context.existing_installation().and_then(|installation| {
+        let catalog = installation.catalog();
+        if !catalog.is_shared() {
+            return Ok(catalog.disks()?);
+        }
+        let here = attach::attached_here(runtime_dir).unwrap_or_default();
+        let here: Vec<_> = here.iter().map(|here| here.disk).collect();
+        Ok(catalog.resources_with_ids(&here)?)
+    });
     let known = known.unwrap_or_else(|error| {
         log::debug!("names of disks are not known: {}", error.message);
         Vec::new()

@@ -73,15 +73,19 @@ pub(super) fn run(context: &Context, args: UpgradeArgs) -> Result<(), CliError> 
     });
     let program = program.transpose()?;
     let installation = context.installation()?;
+    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
     let disks = match args.all {
-        true => disks::list(&installation, ResourceKind::Disk)?,
+        true => {
+            let here = attach::attached_here(&runtime_dir).unwrap_or_default();
+            let here: Vec<_> = here.iter().map(|here| here.disk).collect();
+            disks::list_here(&installation, ResourceKind::Disk, &here)?
+        }
         false => args
             .disks
             .iter()
             .map(|name| disks::show(&installation, ResourceKind::Disk, name))
             .collect::<Result<_, _>>()?,
     };
-    let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
     let asked = disks.len();
     let (mut done, mut failed) = (Vec::new(), Vec::new());
     for DiskView {

@@ -30,6 +30,7 @@ mod format;
 mod key_interop;
 mod key_withdrawn;
 mod layer_keys;
+mod many_rows;
 mod my_vault;
 mod package;
 mod reference;

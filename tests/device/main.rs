@@ -6,6 +6,7 @@
 
 mod crash;
 mod failed_sync;
+mod fleet;
 mod hostile;
 mod metrics;
 mod migration;

@@ -100,7 +100,9 @@ fn what_a_killed_daemon_left_is_for_its_own_host() {
     let data = written(&daemon, 1);
     let attach = fleet.attach_line();
     let refused = one_line(&fleet.run_elsewhere(&attach));
-    assert!(refused.contains("is in use"), "{refused}");
+    assert!(refused.contains("is attached on the host"), "{refused}");
+    let refused = one_line(&fleet.run_elsewhere("snapshot create s --source disk"));
+    assert!(refused.contains("is attached on the host"), "{refused}");
     daemon.kill();
     for line in [
         attach.as_str(),
@@ -209,7 +211,10 @@ fn one_of_two_hosts_that_attach_at_once_has_the_disk() {
         let mut left = begun.map(|(mut attach, socket, log)| {
             match await_attach(&mut attach, &socket, &log) {
                 Became::Serves => served += 1,
-                Became::Refused(said) => assert!(said.contains("is in use"), "{said}"),
+                Became::Refused(said) => {
+                    let is_told = ["is in use", "is attached on the host"];
+                    assert!(is_told.iter().any(|told| said.contains(told)), "{said}");
+                }
             }
             attach
         });

@@ -149,7 +149,12 @@ impl Front for Api {
             types: TYPES,
             route: route::answer,
         };
-        if let Err(error) = operations::go_on(server, work_of) {
+        let gone_on =
+            operations::enter(installation, &self.changes.runtime_dir).and_then(|lease| {
+                operations::go_on(server, work_of)?;
+                lease.map_or(Ok(()), |lease| operations::keep(server, lease, work_of))
+            });
+        if let Err(error) = gone_on {
             log::error!(
                 "operations that were cut off are not gone on with: {}",
                 error.message

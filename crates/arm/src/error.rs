@@ -213,6 +213,7 @@ impl From<CatalogError> for ArmError {
                 name,
             } => Self::no_group(name),
             CatalogError::NotFound { .. } => Self::new(404, "ResourceNotFound", message),
+            CatalogError::NoHost { .. } => Self::new(404, error.code(), message),
             CatalogError::Exists { .. } => Self::conflict(message),
             CatalogError::Changed { .. } => Self {
                 retry_after: Some(1),
@@ -222,6 +223,8 @@ impl From<CatalogError> for ArmError {
             | CatalogError::VaultInUse { .. }
             | CatalogError::IdentityInUse { .. }
             | CatalogError::GroupInUse { .. }
+            | CatalogError::HostTaken { .. }
+            | CatalogError::HostLives { .. }
             | CatalogError::Locked { .. } => Self::new(409, error.code(), message),
             CatalogError::NotSystemAssigned { .. } => Self::new(400, "InvalidParameter", message),
             CatalogError::Lost { .. }

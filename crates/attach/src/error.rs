@@ -178,6 +178,17 @@ pub enum AttachError {
         /// The runtime map.
         map: PathBuf,
     },
+    /// Another host has taken the disk over.
+    #[error(
+        "{by} has taken the disk {name} over, while this host did not answer: nothing more is written to it here, and its \
+         guest here has to end; see where it is attached with `sealdisk disk show {name}`"
+    )]
+    TakenOver {
+        /// The disk's name.
+        name: String,
+        /// Who has.
+        by: String,
+    },
     /// The process may not have as much memory as the disk is to have.
     #[error(
         "--memory allows {wanted} bytes, and {limit_of} has {limit}: raise that (MemoryMax= of a systemd \
@@ -224,6 +235,7 @@ impl AttachError {
             Self::NotAttached { .. } | Self::WithoutDisk => "DiskNotAttached",
             Self::SyncFailed { .. } => "SyncFailed",
             Self::Audit(_) => "AuditLog",
+            Self::TakenOver { .. } => "TakenOver",
             Self::SocketInUse { .. } | Self::AnotherDisk { .. } => "Conflict",
             Self::NotUpgraded(_) | Self::NotReplaced { .. } => "NotUpgraded",
             _ => "AttachFailed",

@@ -12,6 +12,8 @@ use volume::store::LayerFile;
 
 /// How long an attach that has begun is waited for until it can be asked.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it is that one on this host is waited for where another host has the disk by its header.
+const ELSEWHERE: Duration = Duration::from_secs(1);
 /// How often it is tried meanwhile.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -121,7 +123,7 @@ impl LayerChanges<'_> {
 
     /// Claims the disk, or finds out who has. An attach that has just begun is waited for.
     fn holder(&self, disk: &Disk, op: &LayerOp) -> Result<Holder, DiskError> {
-        let deadline = Instant::now() + PATIENCE;
+        let (begun, mut is_asked) = (Instant::now(), false);
         loop {
             let claimed = disk.claim();
             disk.refuse_granted(self.installation)?;
@@ -136,7 +138,14 @@ impl LayerChanges<'_> {
                     return Ok(Holder::Command);
                 }
                 // Whoever has it is no attach of this runtime directory.
-                Err(_) if Instant::now() > deadline => return Err(in_use),
+                Err(_) if begun.elapsed() > PATIENCE => return Err(in_use),
+                Err(_) if !is_asked && begun.elapsed() > ELSEWHERE => {
+                    is_asked = true;
+                    let where_it_is = disk.in_use_where(self.installation, in_use);
+                    if matches!(where_it_is, DiskError::AttachedElsewhere { .. }) {
+                        return Err(where_it_is);
+                    }
+                }
                 Err(_) => std::thread::sleep(LOOK),
             }
         }

@@ -414,6 +414,8 @@ pub enum EventKind {
     AttachProcessUpgraded,
     /// Another program was to serve the disk, and does not: the one that served goes on.
     UpgradeFailed,
+    /// Another host has taken the disk over: the data plane is killed, and the attach ends.
+    TakenOver,
     /// There is little room for the audit logs, without which the key cannot be used.
     AuditSpaceLow,
     /// There is room for them again.
@@ -530,6 +532,7 @@ impl fmt::Display for Event {
             EventKind::StorageOk => {
                 write!(f, "no request of the disk {disk} waits for space any more")
             }
+            EventKind::TakenOver => write!(f, "the disk {disk} is not served here any more"),
             EventKind::AuditSpaceLow => write!(f, "the disk {disk} may lose its key soon"),
             EventKind::AuditSpaceOk => write!(f, "there is room for the audit logs again"),
             EventKind::AlarmRaised => write!(f, "an alarm of the disk {disk}"),

@@ -1,5 +1,6 @@
 //! Statements and transactions.
 
+use std::cell::Cell;
 use std::ops::{ControlFlow, Deref};
 
 use crate::engine::{Engine, Mode};
@@ -7,6 +8,33 @@ use crate::error::{Error, ErrorKind};
 use crate::patience::Patience;
 use crate::row::{FromValue, Row};
 use crate::value::Value;
+
+/// What a thread has asked of databases.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Statements.
+    pub statements: u64,
+    /// Rows of their answers that were looked at.
+    pub rows: u64,
+}
+
+thread_local! {
+    static COUNTS: Cell<Counts> = const { Cell::new(Counts { statements: 0, rows: 0 }) };
+}
+
+/// What this thread has asked of databases since its beginning: by that it is seen what an operation costs, whatever the
+/// machine does besides.
+pub fn counts() -> Counts {
+    COUNTS.get()
+}
+
+fn count(statements: u64, rows: u64) {
+    let now = COUNTS.get();
+    COUNTS.set(Counts {
+        statements: now.statements + statements,
+        rows: now.rows + rows,
+    });
+}
 
 /// What statements are run on: a [`Database`], or a [`Transaction`] of one. Each engine keeps what it has made of a
 /// statement for the next time.
@@ -20,6 +48,7 @@ impl Connection {
     /// # Errors
     /// [`Error`].
     pub fn execute(&self, sql: &str, values: &[Value<'_>]) -> Result<u64, Error> {
+        count(1, 0);
         self.engine.execute(sql, values)
     }
 
@@ -87,11 +116,15 @@ impl Connection {
         mut each: impl FnMut(Row) -> Result<ControlFlow<()>, E>,
     ) -> Result<(), E> {
         let mut failed = None;
-        self.engine.query(sql, values, &mut |row| match each(row) {
-            Ok(flow) => flow,
-            Err(error) => {
-                failed = Some(error);
-                ControlFlow::Break(())
+        count(1, 0);
+        self.engine.query(sql, values, &mut |row| {
+            count(0, 1);
+            match each(row) {
+                Ok(flow) => flow,
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
             }
         })?;
         failed.map_or(Ok(()), Err)

@@ -21,7 +21,7 @@ mod tests;
 
 mod value;
 
-pub use connection::{Connection, Database, Held, Moment, Transaction};
+pub use connection::{Connection, Counts, Database, Held, Moment, Transaction, counts};
 pub use engine::Mode;
 pub use error::{Error, ErrorKind, OpenError, lacks_space};
 pub use row::{Column, FromValue, Row};

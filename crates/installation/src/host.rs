@@ -10,11 +10,18 @@
 
 use std::fs;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use keys::{hex, sha256};
 
 /// The variable of the environment by which a process is told the name of its host.
 pub const HOST_VARIABLE: &str = "SEALDISK_HOST";
+
+/// How often a host renews its lease in a catalog that it shares.
+pub const RENEWAL: Duration = Duration::from_secs(5);
+
+/// How long that lease is good for: a renewal or two may get lost.
+pub const LEASE: Duration = Duration::from_secs(15);
 
 /// Characters of the name at most, so that a header has room for both (`HOST_NAME_MAX`).
 const MAX_NAME: usize = 47;
@@ -65,6 +72,34 @@ pub fn this_host() -> &'static str {
     })
 }
 
+/// This host's id: what tells it from others, behind its name in [`this_host`].
+pub fn this_host_id() -> &'static str {
+    // What is said here has both.
+    parts(this_host()).map_or("", |(_, id)| id)
+}
+
+/// The id in what a header says of a host. Nothing where it has a name alone.
+pub fn id_of_host(said: &str) -> Option<&str> {
+    parts(said).map(|(_, id)| id)
+}
+
+/// Tells this machine from others that were given the same name: a hash of its machine id, or of its hostname where it has
+/// none.
+pub(crate) fn this_machine() -> String {
+    let machine = read("/etc/machine-id");
+    let of = match machine.is_empty() || machine == "uninitialized" {
+        true => read("/proc/sys/kernel/hostname"),
+        false => machine,
+    };
+    let hash = sha256(format!("sealdisk machine {of}").as_bytes());
+    hex(&hash[..ID_LEN])
+}
+
+/// The boot of this host's kernel.
+pub(crate) fn this_boot() -> String {
+    read("/proc/sys/kernel/random/boot_id")
+}
+
 /// Whether what a header says of a host is said of this one. Nothing where it has a name alone, as of an earlier version of
 /// this program.
 pub fn is_this_host(said: &str) -> Option<bool> {
@@ -106,11 +141,15 @@ mod tests {
         let this = this_host();
         assert_eq!(is_this_host(this), Some(true));
         assert!(this.len() <= 64, "{this}");
+        assert_eq!(id_of_host(this), Some(this_host_id()));
+        assert_eq!(this_host_id().len(), 2 * ID_LEN);
+        assert_ne!(this_machine(), this_host_id());
         let other = described("other", "name", "other");
         assert_eq!(is_this_host(&other), Some(false));
         assert_eq!(name_of_host(&other), "other");
         for before in ["other", "", "a/b", "a/0123"] {
             assert_eq!(is_this_host(before), None, "{before}");
+            assert_eq!(id_of_host(before), None, "{before}");
             assert_eq!(name_of_host(before), before);
         }
     }

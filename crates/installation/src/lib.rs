@@ -12,6 +12,7 @@ mod federation;
 pub mod files;
 mod found_vaults;
 mod host;
+mod host_lease;
 mod identities;
 mod installation;
 mod key_access;
@@ -33,12 +34,15 @@ mod vaults;
 pub use access_tokens::AccessToken;
 pub use audit_records::{DesOperation, KeyEvent, code_of};
 pub use database::postgres::ServerUrl;
+pub use database::{Counts, counts as database_counts};
 pub use error::InstallationError;
 pub use federation::{AssertionError, Trust};
 pub use found_vaults::{FoundVaults, VaultsLock};
 pub use host::{
-    HOST_VARIABLE, check_host_name, given_host_name, is_this_host, name_host, this_host,
+    HOST_VARIABLE, LEASE, RENEWAL, check_host_name, given_host_name, id_of_host, is_this_host,
+    name_host, name_of_host, this_host, this_host_id,
 };
+pub use host_lease::HostLease;
 pub use identities::{DeletedIdentity, IdentitySecret, check_name as check_identity_name};
 pub use installation::{Installation, default_state_dir, prepared_state_dir};
 pub use key_access::KeyAccess;

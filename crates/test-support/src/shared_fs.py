@@ -10,12 +10,17 @@ unmounted. Options:
 
 --holes    holes can be made
 --believe  a host believes for a minute what it was told of a name or a file, as a client of NFS does for some seconds
+
+SIGUSR1: the storage evicts this host, as CephFS does with a client that does not answer: its locks are given up, and all
+that it asks for fails from then on. SIGUSR2: its locks are given up, and nothing else. When that is done there is a file
+beside the mount point, MOUNT_POINT.evicted.
 """
 
 import ctypes
 import errno
 import fcntl
 import os
+import signal
 import stat
 import struct
 import sys
@@ -28,6 +33,8 @@ OPEN, READ, WRITE, STATFS, RELEASE, FSYNC = 14, 15, 16, 17, 18, 20
 FLUSH, INIT, OPENDIR, READDIR, RELEASEDIR, FSYNCDIR = 25, 26, 27, 28, 29, 30
 SETLK, SETLKW, ACCESS, CREATE, INTERRUPT, DESTROY = 32, 33, 34, 35, 36, 38
 BATCH_FORGET, FALLOCATE, RENAME2 = 42, 43, 45
+# What an evicted host may do: give up what it has.
+LETTING_GO = (INIT, FLUSH, RELEASE, RELEASEDIR, DESTROY)
 NO_ANSWER = (FORGET, BATCH_FORGET, INTERRUPT)
 
 ATOMIC_O_TRUNC, BIG_WRITES, FLOCK_LOCKS, MAX_PAGES = 1 << 3, 1 << 5, 1 << 10, 1 << 22
@@ -63,6 +70,16 @@ class FileSystem:
         self.next_node, self.next_handle = 2, 1
         self.handles, self.listings = {}, {}
         self.lock = threading.Lock()
+        self.is_fenced = False
+
+    def evict(self, is_fenced):
+        self.is_fenced = is_fenced
+        for handle in list(self.handles.values()):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_UN)
+            except OSError:
+                # It was closed meanwhile.
+                pass
 
     # What is known of files
 
@@ -115,6 +132,8 @@ class FileSystem:
     # Requests
 
     def answer(self, op, node, body, uid, gid):
+        if self.is_fenced and op not in LETTING_GO:
+            raise OSError(errno.ESHUTDOWN, "evicted")
         if op == INIT:
             major, minor, readahead = struct.unpack_from("<3I", body)
             flags = ATOMIC_O_TRUNC | BIG_WRITES | FLOCK_LOCKS | MAX_PAGES
@@ -304,6 +323,13 @@ def main():
         sys.exit(f"cannot mount: {os.strerror(ctypes.get_errno())}")
     os.umask(0)
     files = FileSystem(backing, sys.argv[3:])
+
+    def evict(number, _):
+        files.evict(number == signal.SIGUSR1)
+        open(mount_point + ".evicted", "w").close()
+
+    signal.signal(signal.SIGUSR1, evict)
+    signal.signal(signal.SIGUSR2, evict)
     # The first request comes before anybody can use it.
     print("mounted", flush=True)
     serve(device, files)

@@ -8,10 +8,12 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::{Backend, scratch};
+use crate::{Backend, PATIENCE, scratch};
 
 /// What serves a host.
 const SERVER: &str = include_str!("shared_fs.py");
@@ -77,6 +79,27 @@ impl SharedFs {
     /// Where a host has it mounted, of those that are counted from 0.
     pub fn path(&self, host: usize) -> PathBuf {
         self.dir.path().join(format!("host{host}"))
+    }
+
+    /// The storage evicts a host: it gives up its locks, and refuses all that the host asks for from then on.
+    pub fn evict(&self, host: usize) {
+        self.take_locks_by(host, Signal::USR1);
+    }
+
+    /// The storage gives up a host's locks, as after a time in which it has not answered, and refuses nothing.
+    pub fn take_locks(&self, host: usize) {
+        self.take_locks_by(host, Signal::USR2);
+    }
+
+    fn take_locks_by(&self, host: usize, signal: Signal) {
+        kill_process(Pid::from_child(&self.servers[host]), signal).unwrap();
+        let mut done = self.path(host).into_os_string();
+        done.push(".evicted");
+        let (done, end) = (PathBuf::from(done), Instant::now() + PATIENCE);
+        while !done.exists() {
+            assert!(Instant::now() < end, "the host is not evicted");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// What is there, whoever has it mounted.

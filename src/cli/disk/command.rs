@@ -8,6 +8,7 @@ use super::export::{DecryptArgs, ExportArgs, decrypt, export};
 use super::layers::{self, JobArgs, RevertArgs};
 use super::moving::{CopyArgs, RegisterArgs, copy, register, unregister};
 use super::show::{events, show_disk};
+use super::takeover::{TakeoverArgs, takeover};
 use super::update::{UpdateArgs, update};
 use super::wait::wait;
 use crate::cli::access::{self, GrantArgs};
@@ -67,8 +68,8 @@ Formats other than raw need the package qemu-utils.")]
 A --query is made of each event by itself. Events: Attached, Waiting, LockTaken, LockReleased,
 RingRefused, Detached, KeyUnreachable, KeyReachable, KeyRevoked, DekDestroyed, KeyRestored,
 KeyNotRestored, KeyChanged, StorageFull, StorageOk, SyncFailed, MemoryNotShared, LauncherEnded,
-DataPlaneRestarted, DataPlaneUpgraded, AttachProcessUpgraded, UpgradeFailed, AuditSpaceLow,
-AuditSpaceOk, AlarmRaised, AlarmCleared. docs/key-vault.md and docs/alarms.md explain them.")]
+DataPlaneRestarted, DataPlaneUpgraded, AttachProcessUpgraded, UpgradeFailed, TakenOver,
+AuditSpaceLow, AuditSpaceOk, AlarmRaised, AlarmCleared. docs/key-vault.md and docs/alarms.md explain them.")]
     Events {
         /// The disk
         name: String,
@@ -238,6 +239,15 @@ disk from then on: keep it yourself, and a disk encryption set that may use it."
         /// The disk
         name: String,
     },
+    /// Take a disk over from a host that is gone, as it was flushed last
+    #[command(after_help = "Example:
+  sealdisk disk takeover boot1 --host-is-off
+
+It is refused while the host that has the disk is known to live, or has the lock of the disk on the
+storage. Storage that cannot cut one host off needs your word that the host is off: a host that only
+hangs may go on, and its guest with it. Then attach the disk. `host evict` does this for all disks of a
+host, as they are attached.")]
+    Takeover(TakeoverArgs),
 }
 
 pub fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
@@ -264,6 +274,7 @@ pub fn run(context: &Context, args: DiskArgs) -> Result<(), CliError> {
         DiskCommand::Copy(args) => copy(context, &args),
         DiskCommand::Register(args) => register(context, args),
         DiskCommand::Unregister { name } => unregister(context, &name),
+        DiskCommand::Takeover(args) => takeover(context, &args),
     }
 }
 

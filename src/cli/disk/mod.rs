@@ -7,6 +7,7 @@ mod export;
 mod layers;
 mod moving;
 mod show;
+mod takeover;
 mod update;
 mod wait;
 

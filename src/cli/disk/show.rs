@@ -47,6 +47,7 @@ impl Tabular for DiskView {
         "job",
         "cache",
         "session",
+        "attachment",
         "awaitedBy",
         "failedSync",
         "accessUntil",

@@ -87,7 +87,7 @@ fn assert_attach_refused(
 }
 
 /// An attach ends by itself, without having had a socket, with one line that says all of `named`.
-fn assert_refused(mut child: Child, socket: &std::path::Path, named: &[&str]) {
+fn assert_refused(mut child: Child, socket: &Path, named: &[&str]) {
     while child.try_wait().unwrap().is_none() {
         if socket.exists() {
             let _ = child.kill();

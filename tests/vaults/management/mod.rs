@@ -15,6 +15,7 @@ mod disks;
 mod double;
 mod download;
 mod faults;
+mod fleet;
 mod grants;
 mod identities;
 mod imports;

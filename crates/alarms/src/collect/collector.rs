@@ -23,7 +23,7 @@ use vault::VaultDatabase;
 /// What is looked at.
 #[derive(Debug, Clone, Copy)]
 pub enum Scope<'a> {
-    /// All of the installation.
+    /// All of the installation; where hosts share its catalog, what this host has attached.
     Host,
     /// All of the installation, whose disks, snapshots and images were looked at already. Vaults elsewhere are not
     /// asked: nothing is alarmed of their keys.
@@ -63,7 +63,11 @@ impl Collector {
         let mut book = KeyBook::new(installation, remote);
         // Before the catalog: what is attached later may be younger than it was.
         let here = matches!(scope, Scope::Host | Scope::Seen(_)).then(|| attaches.here());
-        let views = views(installation, scope)?;
+        let known_here: &[Uuid] = match &here {
+            Some(Ok(here)) => here,
+            _ => &[],
+        };
+        let views = views(installation, scope, known_here)?;
         facts.resources = resources::resources(&views, &mut book, attaches)?;
         match here {
             Some(Ok(here)) => {
@@ -130,12 +134,17 @@ fn runtime_dir_unknown(error: &io::Error, views: &[DiskView], unknown: &mut Vec<
     });
 }
 
-fn views(installation: &Installation, scope: Scope<'_>) -> Result<Vec<DiskView>, AlarmsError> {
+/// In a catalog that hosts share, what is this host's; `here` is what is attached here by the runtime directory.
+fn views(
+    installation: &Installation,
+    scope: Scope<'_>,
+    here: &[Uuid],
+) -> Result<Vec<DiskView>, AlarmsError> {
     let mut views = Vec::new();
     match scope {
         Scope::Host => {
             for kind in ResourceKind::ALL {
-                views.extend(disks::list(installation, kind)?);
+                views.extend(disks::list_here(installation, kind, here)?);
             }
         }
         Scope::Seen(seen) => views.extend_from_slice(seen),

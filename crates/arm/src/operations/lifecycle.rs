@@ -80,6 +80,7 @@ pub fn begin_after(
             let noted = call.catalog().put_operation(&record);
             let ready = noted
                 .map_err(ArmError::from)
+                .and_then(|()| refuse_elsewhere(call, &record))
                 .and_then(|()| first().inspect_err(|_| forget(call.site, id)));
             let begun = ready.and_then(|()| Server::of(call).spawn(record, work));
             if begun.is_err() {
@@ -96,6 +97,17 @@ pub fn begin_after(
         }
         Entered::TooMany => Err(too_many(share)),
     }
+}
+
+/// Refuses an operation, which is in the catalog, while a server of another host is at one about the same resource. Of two
+/// that begin at once at least one is refused.
+fn refuse_elsewhere(call: &Call<'_>, record: &OperationRecord) -> Result<(), ArmError> {
+    let catalog = call.catalog();
+    if !catalog.is_shared() || !catalog.another_goes_on(&record.target, record.id)? {
+        return Ok(());
+    }
+    forget(call.site, record.id);
+    Err(another(&record.target))
 }
 
 fn another(target: &str) -> ArmError {
@@ -224,17 +236,31 @@ fn end(site: &Site<'_>, record: &mut OperationRecord, outcome: Result<OperationS
     }
 }
 
-/// Goes on with what the end of the server has cut off; `work_of` says what it was.
+/// Goes on with what the end of the server has cut off on this host; `work_of` says what it was.
 ///
 /// # Errors
 /// When the catalog cannot be read, or an operation has no thread.
 pub fn go_on(server: Server<'_>, work_of: WorkOf) -> Result<(), ArmError> {
-    let (catalog, going) = (server.site.installation().catalog(), &server.changes.going);
+    let catalog = server.site.installation().catalog();
     catalog.forget_operations(OffsetDateTime::now_utc() - KEPT)?;
+    let own = catalog.own_operations()?;
+    go_on_with(server, own, work_of)
+}
+
+/// The same with these, the oldest first, which are this host's.
+///
+/// # Errors
+/// When an operation has no thread.
+pub(super) fn go_on_with(
+    server: Server<'_>,
+    operations: Vec<OperationRecord>,
+    work_of: WorkOf,
+) -> Result<(), ArmError> {
+    let going = &server.changes.going;
     let mut left = Vec::new();
     // A resource has one operation at a time, the newest. All are known before the first goes on: what a deployment
     // asks for is the operation that it has begun before.
-    for mut record in catalog.running_operations()?.into_iter().rev() {
+    for mut record in operations.into_iter().rev() {
         let worker = server.worker(&record);
         let work = match worker.and_then(|worker| work_of(&record, &worker.names())) {
             Ok(work) => work,

@@ -7,11 +7,14 @@
 //!    there were no operation;
 //! 3. what has become of it is in the catalog.
 //!
+//! In a catalog that hosts share an operation is one of its host's (`fleet.rs`).
+//!
 //! A process that dies between 1 and 3 leaves an operation that goes on: the next start of the server does its work
 //! again, each step of which finds what the one before has left. One that cannot go on ends as failed.
 
 mod asking;
 mod failure;
+mod fleet;
 mod going;
 mod lifecycle;
 mod parts;
@@ -19,6 +22,7 @@ mod views;
 
 pub use asking::Worker;
 pub use failure::{cut_off, failure, preempted};
+pub use fleet::{enter, keep};
 pub use going::{Going, Share};
 pub use lifecycle::{PATIENCE, begin, begin_after, go_on, new, wait};
 pub use parts::Server;

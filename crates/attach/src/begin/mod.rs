@@ -3,9 +3,11 @@
 pub(crate) mod confine;
 pub(crate) mod cpus;
 pub(crate) mod data_plane;
+pub(crate) mod find;
 pub(crate) mod host_memory;
 pub(crate) mod map_lock;
 pub(crate) mod open;
+pub(crate) mod program;
 pub(crate) mod request;
 pub(crate) mod setup;
 pub(crate) mod socket;

@@ -67,6 +67,7 @@ pub(crate) fn open(
             disk.refuse_granted(installation)?;
             let span = Span::begin("claim disk");
             let claimed = claim(disk, CLAIM_PATIENCE, || true);
+            let claimed = claimed.map_err(|error| disk.in_use_where(installation, error));
             let claimed = span.came_to(claimed, |error| error.code())?;
             drop(span);
             let span = Span::begin("open layers");
@@ -92,7 +93,7 @@ pub(crate) fn open(
     let (header, disk) = match first {
         First::Has(claimed) => {
             let _span = Span::begin("begin session");
-            let taken = claimed.begin(disk, &TakeOptions::of(request))?;
+            let taken = claimed.begin(installation, disk, &TakeOptions::of(request))?;
             (taken.header.clone(), DiskOf::This(Box::new(taken)))
         }
         First::Waits(awaiting) => {

@@ -200,7 +200,12 @@ impl Claimed {
     ///
     /// # Errors
     /// [`AttachError`]; the disk is as before.
-    pub(crate) fn begin(self, disk: &Disk, options: &TakeOptions) -> Result<Taken, AttachError> {
+    pub(crate) fn begin(
+        self,
+        installation: &Installation,
+        disk: &Disk,
+        options: &TakeOptions,
+    ) -> Result<Taken, AttachError> {
         // Only now, under its lock, the header of this moment: it may have been wrapped anew, or have
         // another size, meanwhile.
         let header_file = disk.header_file()?;
@@ -216,12 +221,28 @@ impl Claimed {
         }
         let geometry = disks::geometry(&newest, &self.top)?;
         check_data_file(self.files.data.file(), &geometry).map_err(DiskError::from)?;
-        let left = left(disk, &newest, options)?;
+        let before = disk.attachment(installation)?;
+        let unflushed = match disks::is_given_up(before.as_ref(), &newest) {
+            true => Unflushed::GivenUp,
+            false => options.unflushed,
+        };
+        disk.refuse_to_give_up(installation, &newest, unflushed)?;
+        let left = left(disk, &newest, options, unflushed)
+            .map_err(|error| disk.by_its_host(before.as_ref(), error))?;
+        let is_left_here = matches!(left, Left::Map(_) | Left::Frozen(_));
+        disk.refuse_other_host(before.as_ref(), &newest, is_left_here)?;
         let failed = disk.failed_sync(&newest, &left)?;
         let stamped = stamp(options, &newest, left.cache()?, failed)?;
         let lower_maps = disks::lower_maps(&stamped, |layer| disk.layer_paths(layer))?;
         let ids = [newest.attach, stamped.attach];
-        let begun = begin_session(options, (&stamped, &geometry, ids), self.key, &mut lock)?;
+        // Before the header: who sees the row and finds a header without a session knows that nothing was begun.
+        disk.begin_attachment(installation, before.as_ref(), stamped.attach)?;
+        let begun = begin_session(options, (&stamped, &geometry, ids), self.key, &mut lock);
+        let begun = begun.inspect_err(|_| {
+            if let Err(error) = disk.close_attachment(installation, stamped.attach) {
+                log::warn!("the catalog says that the disk is attached: {error}");
+            }
+        })?;
         drop((lock, left));
         let runtime = begun.runtime.try_clone().map_err(DiskError::from)?;
         Ok(Taken {
@@ -251,7 +272,12 @@ pub(crate) fn layers_of(header: &HeaderPayload) -> Vec<Uuid> {
 }
 
 /// What the last user of the disk left.
-fn left(disk: &Disk, newest: &Header, options: &TakeOptions) -> Result<Left, DiskError> {
+fn left(
+    disk: &Disk,
+    newest: &Header,
+    options: &TakeOptions,
+    unflushed: Unflushed,
+) -> Result<Left, DiskError> {
     if goes_at_logout(&options.runtime_dir) {
         log::warn!(
             "{} goes when its user logs out, and with it what the guest has not flushed: use \
@@ -259,9 +285,9 @@ fn left(disk: &Disk, newest: &Header, options: &TakeOptions) -> Result<Left, Dis
             options.runtime_dir.display()
         );
     }
-    let left = disk.left(newest, &options.runtime_dir, options.unflushed)?;
+    let left = disk.left(newest, &options.runtime_dir, unflushed)?;
     if let Left::OtherBoot(session) = &left {
-        if options.guest_goes_on && options.unflushed == Unflushed::Needed {
+        if options.guest_goes_on && unflushed == Unflushed::Needed {
             return Err(disk.not_let_go(session));
         }
         disks::log_other_boot(disk.name(), session);

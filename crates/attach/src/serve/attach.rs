@@ -22,7 +22,9 @@ use uuid::Uuid;
 
 use crate::begin::confine::{changed, confine, untrusted};
 use crate::begin::data_plane::DataPlane;
+use crate::begin::find::find;
 use crate::begin::open::{DiskOf, Opened, open};
+use crate::begin::program::own_program;
 use crate::begin::request::AttachRequest;
 use crate::begin::setup::top_of;
 use crate::begin::socket::Socket;
@@ -41,16 +43,18 @@ use crate::serve::event_targets;
 use crate::serve::jobs::{self, Jobs};
 use crate::serve::keeping::{Keeping, raise_file_limit};
 use crate::serve::kept_keys::KeptKeys;
+use crate::serve::letting_go::{close_row, leave};
 use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
 use crate::serve::migration::{self, Migration};
 use crate::serve::restart::GREETING_PATIENCE;
 use crate::serve::stall_watch::StallWatch;
 use crate::serve::supervise::{Attached, Ended, Signals, Stage, Supervision, Watched};
+use crate::serve::taken_over::{TakenOver, TakeoverWatch};
 use crate::serve::upgrades::Upgrades;
 use crate::status::{DiskHold, EventKind, GuardOptions, Reason};
 use disks::{self, Awaiting, Disk, DiskError};
-use installation::{Installation, files, runtime_map};
+use installation::{HostLease, Installation, files, runtime_map};
 use keys::{DekStack, harden_process, with_wiped_call_stack};
 use protocol::{Commands, DiskFiles, KeepSocket, ProtocolError, Setup, hangup_pipe, signal_pipe};
 use sandbox::Launcher;
@@ -103,12 +107,14 @@ fn attach_traced(
     let events_to = event_targets::start(&request, &program);
     let events_to = events_to.map_err(data_plane::process("start what tells of events"))?;
     confine(&changed, &program, &request)?;
+    let lease = HostLease::enter(&installation, &request.runtime_dir).map_err(DiskError::from)?;
     let opened = with_wiped_call_stack(|| open(&installation, &disk, &request, launcher))?;
     let served = Served {
         installation: Arc::new(installation),
         disk: Arc::new(disk),
         options: request.guard,
         program,
+        lease: lease.map(Arc::new),
     };
     drop(entered);
     served.run(opened, TakeOptions::of(&request), signals, events_to, span)
@@ -123,15 +129,6 @@ pub(crate) fn signals() -> std::io::Result<Signals> {
         end: signal_pipe()?,
         hangup: hangup_pipe()?,
     })
-}
-
-/// The path from which this process was started. What is there by now may be another program.
-fn own_program() -> std::io::Result<PathBuf> {
-    let path = std::env::current_exe()?;
-    let name = path
-        .to_str()
-        .and_then(|path| path.strip_suffix(" (deleted)"));
-    Ok(name.map_or_else(|| path.clone(), PathBuf::from))
 }
 
 /// What the data plane is given.
@@ -174,6 +171,8 @@ pub(crate) struct Served {
     pub(crate) options: GuardOptions,
     /// Where this program is, or was.
     pub(crate) program: PathBuf,
+    /// That of this host, in a catalog that hosts share.
+    pub(crate) lease: Option<Arc<HostLease>>,
 }
 
 impl Served {
@@ -194,6 +193,8 @@ impl Served {
             held: None,
             limits: opened.setup.limits,
             header: opened.header,
+            ends_as: Uuid::new_v4(),
+            ended: None,
         };
         let runtime_path = runtime_map(&options.runtime_dir, now.header.disk);
         let top = now.header.top().ok_or(AttachError::NoLayer)?;
@@ -263,6 +264,7 @@ impl Served {
             let now = OffsetDateTime::now_utc();
             event_hub.log_hold(&self.disk, EventKind::LockReleased, now, None);
         });
+        close_row(&self.installation, &self.disk, attached_disk);
     }
 
     /// The guard of the key, which waits with the attach for the disk.
@@ -295,10 +297,13 @@ impl Served {
         supervision.close();
         control.finish();
         let clean = matches!(ended, Ok(Ended::Flushed)) && failed.is_none();
+        let is_taken = matches!(ended, Ok(Ended::TakenOver(_)));
         let never_served = matches!(ended, Ok(Ended::Refused(_))) && !served && !recovered;
         // Everything is in the durable map, or nothing was ever written.
         let noted = match clean || never_served {
             true => attached_disk.detached(),
+            // Nothing of the disk is this host's any more.
+            false if is_taken => Ok(()),
             false => {
                 attached_disk.note_lost_at_end();
                 Ok(())
@@ -307,8 +312,9 @@ impl Served {
         self.let_go(attached_disk, &event_hub);
         // Threads that may outlive this one have the socket too.
         control.names().remove();
+        leave(&self.installation, self.lease.as_ref());
         noted?;
-        if let Some(file) = failed {
+        if let Some(file) = failed.filter(|_| !is_taken) {
             return Err(AttachError::SyncFailed {
                 name: attached_disk.name().into(),
                 file,
@@ -324,6 +330,10 @@ impl Served {
             Ended::Refused(reason) => Err(AttachError::Refused(reason)),
             Ended::Died(status) if !served => Err(AttachError::DiedEarly(status)),
             Ended::Died(status) => Err(AttachError::Died(status)),
+            Ended::TakenOver(by) => Err(AttachError::TakenOver {
+                name: attached_disk.name().into(),
+                by,
+            }),
         }
     }
 
@@ -418,6 +428,19 @@ impl Served {
         };
         let watched = watch.spawn();
         watched.map_err(data_plane::process("watch whether requests end"))?;
+        let watch = TakeoverWatch {
+            installation: self.installation.clone(),
+            disk: self.disk.clone(),
+            attached_disk: attached_disk.clone(),
+            lease: self.lease.clone(),
+            taken_over: supervision.taken_over.clone(),
+        };
+        let watched = watch.spawn();
+        watched.map_err(data_plane::process("watch whether the disk is taken over"))?;
+        if let Some(lease) = &self.lease {
+            let kept = lease.clone().keep(self.installation.clone());
+            kept.map_err(data_plane::process("keep the lease of this host"))?;
+        }
         let served = supervision.control.serve(Arc::new(handles));
         served.map_err(data_plane::process("serve the control socket"))
     }
@@ -512,6 +535,7 @@ impl Served {
             told_not_shared: None,
             place,
             attached_disk: supervised,
+            taken_over: TakenOver::new().map_err(&fail)?,
             control,
             jobs,
             setup,
@@ -572,24 +596,5 @@ fn why_refused(
             Err(error) => error,
         },
         (None, error) => error.into(),
-    }
-}
-
-/// The disk of that name, or whose directory that is.
-fn find(installation: &Installation, disk: &str) -> Result<Disk, DiskError> {
-    if !disk.contains('/') {
-        return Disk::find(installation, disk);
-    }
-    let directory = std::fs::canonicalize(disk)
-        .map_err(|e| DiskError::Argument(format!("no disk is in {disk}: {e}")))?;
-    let disks = installation.catalog().disks()?;
-    let here = |row: &&installation::catalog::Stored<installation::catalog::DiskRecord>| {
-        std::fs::canonicalize(&row.record.directory).is_ok_and(|d| d == directory)
-    };
-    match disks.iter().find(here) {
-        Some(row) => Disk::find(installation, &row.record.name),
-        None => Err(DiskError::Argument(format!(
-            "no disk is in {disk}; `disk list` names them"
-        ))),
     }
 }

@@ -45,6 +45,17 @@ pub(crate) struct Now {
     pub(crate) header: HeaderPayload,
     /// What the disk may do at most.
     pub(crate) limits: Limits,
+    /// What the header gets for this attach when it ends: so it is not taken for another one's.
+    pub(crate) ends_as: Uuid,
+    /// The attach that has ended in order, which the catalog is to be told.
+    pub(crate) ended: Option<Uuid>,
+}
+
+impl Now {
+    /// What the header has of this attach, and will have when it has ended.
+    fn attaches(&self) -> [Uuid; 2] {
+        [self.header.attach, self.ends_as]
+    }
 }
 
 /// What an attach has of a disk that it holds.
@@ -292,7 +303,7 @@ impl AttachedDisk {
         self.held(&now)?;
         let key = now.key.as_ref().ok_or_else(|| self.not_held())?;
         let mut header = lock.read()?.authenticate_by(key)?;
-        self.disk.refuse_taken_over(&header, now.header.attach)?;
+        self.disk.refuse_taken_over(&header, now.attaches())?;
         change(&mut header);
         Ok(lock.write(&header, &**key)?)
     }
@@ -334,16 +345,30 @@ impl AttachedDisk {
             // Another attach may have it.
             return Ok(());
         };
-        let (attach, path) = (now.header.attach, &self.runtime_path);
-        let ended = self.disk.end_session(key, attach, &held.runtime, path);
-        let attach = ended.map_err(|error| {
+        let ended = now.attaches();
+        let path = &self.runtime_path;
+        let done = self.disk.end_session(key, ended, &held.runtime, path);
+        done.map_err(|error| {
             self.failed(format!(
                 "all that it was given is durable, but its header cannot say that it was detached \
                  ({error}); attach and detach it again"
             ))
         })?;
-        now.header.attach = attach;
+        let [attach, ends_as] = ended;
+        now.header.attach = ends_as;
+        now.ended = Some(attach);
         Ok(())
+    }
+
+    /// The attach that has ended in order since that was asked last.
+    pub(crate) fn take_ended(&self) -> Option<Uuid> {
+        self.now().ended.take()
+    }
+
+    /// What the header has of this attach, and will have when it has ended; nothing while another one may have the disk.
+    pub(crate) fn own_attaches(&self) -> Option<[Uuid; 2]> {
+        let now = self.now();
+        now.held.is_some().then(|| now.attaches())
     }
 
     /// Gives up the claim of the disk, if this process has it. `before` is called right before that.
@@ -391,6 +416,7 @@ impl AttachedDisk {
         now.key = Some(key);
         now.held = Some(held);
         now.header = header;
+        now.ends_as = Uuid::new_v4();
     }
 
     fn held<'a>(&self, now: &'a Now) -> Result<&'a Held, DiskError> {
@@ -476,7 +502,7 @@ impl SwapVolume for &AttachedDisk {
     fn quiesce(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
         let now = self.now();
         self.held(&now)?;
-        self.disk.refuse_taken_over(header, now.header.attach)?;
+        self.disk.refuse_taken_over(header, now.attaches())?;
         if header.top().is_none_or(|top| top.id != now.top) {
             return Err(
                 self.failed("its header names another top layer than what is served".into())

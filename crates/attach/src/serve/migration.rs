@@ -44,6 +44,7 @@ use crate::serve::control_socket::ControlSocket;
 use crate::serve::event_hub::EventHub;
 use crate::serve::jobs::Jobs;
 use crate::serve::kept_keys::KeptKeys;
+use crate::serve::letting_go::close_row;
 use crate::status::{DiskHold, Event, EventKind, Reason};
 use disks::{Awaiting, Disk, DiskError};
 use installation::Installation;
@@ -341,6 +342,7 @@ impl Work {
             self.control.names().has_no_disk();
         });
         self.event_hub.set_hold(self.hold(), None);
+        close_row(&self.installation, &self.disk, &self.attached_disk);
     }
 
     /// Whether no attach has had the disk since this one let go of it.
@@ -412,7 +414,7 @@ impl Work {
                 if same_guest {
                     self.check_is_same(claimed.header())?;
                 }
-                claimed.begin(&self.disk, &self.options)
+                claimed.begin(&self.installation, &self.disk, &self.options)
             });
         if begun.is_err() {
             *self.awaiting() = awaiting.filter(|_| is_first);

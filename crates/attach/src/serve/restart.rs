@@ -75,7 +75,7 @@ impl Supervision {
             Ended::Flushed if self.upgrades.is_taking_over() => "it ended before it served".into(),
             // It was to go on for another, and could not.
             Ended::Refused(reason) if !self.serving => reason.clone(),
-            Ended::Refused(_) | Ended::Flushed => return Ok(Some(ended)),
+            Ended::Refused(_) | Ended::Flushed | Ended::TakenOver(_) => return Ok(Some(ended)),
         };
         if !self.served || self.captured || self.attached.commands.is_ending() {
             return Ok(Some(ended));

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::thread::set_name;
+use uuid::Uuid;
 
 use crate::begin::data_plane::{DataPlane, process};
 use crate::begin::socket::Socket;
@@ -28,8 +29,8 @@ use crate::serve::replace::unblock_signals;
 use crate::serve::systemd::tell_systemd;
 use crate::status::{EventKind, Offered, Reason};
 use disks::{Disk, DiskError};
-use installation::Installation;
 use installation::envelope::HeaderKey;
+use installation::{HostLease, Installation};
 use keys::{DekStack, harden_process, with_wiped_call_stack};
 use protocol::{Commands, Messages};
 use sandbox::Launcher;
@@ -94,6 +95,8 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
         held: Some(held),
         header: state.header,
         limits: state.limits,
+        ends_as: Uuid::new_v4(),
+        ended: None,
     };
     let (told, of) = (commands.clone(), disk.clone());
     let attached_disk = AttachedDisk::new(of, told, keys.clone(), state.runtime_path, now);
@@ -106,11 +109,17 @@ pub fn continue_attach(installation: Installation, state: RawFd) -> Result<(), A
     let control = passed.control.take().map_err(&fail)?;
     let control = ControlSocket::adopt(control, &state.control_path, state.offered.attach);
     let runtime_dir = state.control_path.parent().unwrap_or(Path::new("."));
+    // The disk is served, whoever has this host's name.
+    let lease = HostLease::beside(&installation, runtime_dir).unwrap_or_else(|error| {
+        log::error!("this host has no lease: {error}");
+        None
+    });
     let served = Served {
         installation: Arc::new(installation),
         disk,
         options: state.options,
         program: state.program,
+        lease: lease.map(Arc::new),
     };
     let guard = Guard::resumed(state.options, state.guard, Moment::now());
     let offered = Offered {

@@ -3,11 +3,10 @@
 //! else that can take long is in a thread of its own.
 
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -28,14 +27,15 @@ use crate::serve::lives::Lives;
 use crate::serve::marker::Marker;
 use crate::serve::migration::Migration;
 use crate::serve::systemd::{Watchdog, tell_systemd};
+use crate::serve::taken_over::TakenOver;
 use crate::serve::turn::Turn;
 use crate::serve::upgrades::{Order, UpgradeEvent, Upgrades};
 use crate::status::{Event, EventKind, Reason};
 use installation::Place;
 use installation::envelope::SyncedFile;
 use protocol::{
-    CommandKind, Commands, Event as DataPlaneEvent, FrontendMemory, Heard, KeepSocket, Message,
-    Messages, OnRevoke, ProtocolError, Reply, Setup, Waiter,
+    CommandKind, Commands, Event as DataPlaneEvent, Heard, KeepSocket, Message, Messages, OnRevoke,
+    ProtocolError, Reply, Setup, Waiter,
 };
 use sandbox::{Launcher, bury_strangers};
 use traces::{Span, SpanKind};
@@ -49,15 +49,9 @@ const HANGUP: u64 = 3;
 const TAKEN: u64 = 4;
 /// The launcher of the data plane has ended.
 pub(crate) const LAUNCHER_END: u64 = 5;
-const CONTROL: u64 = 6;
-
-/// Why a connection was ended, and what is to be done about it.
-const NOT_SHARED: &str = "its guest's memory is not shared, so that no request can be seen; with QEMU, \
-    give '-object memory-backend-memfd,id=mem,size=...,share=on' and '-machine memory-backend=mem' (or \
-    share=on to the memory of each NUMA node); with libvirt, <memoryBacking> with <source \
-    type='memfd'/> and <access mode='shared'/>; with Cloud Hypervisor, '--memory ...,shared=on'";
-/// A frontend that connects again and again must not fill the log, nor drive other events away.
-const NOT_SHARED_PERIOD: Duration = Duration::from_secs(60);
+/// Another host has taken the disk over.
+const TAKEN_OVER: u64 = 6;
+const CONTROL: u64 = 7;
 
 /// How the data plane ended.
 pub(crate) enum Ended {
@@ -67,6 +61,8 @@ pub(crate) enum Ended {
     Refused(String),
     /// It ended without a word.
     Died(ExitStatus),
+    /// It was killed, since another host has taken the disk over.
+    TakenOver(String),
 }
 
 /// An attached disk under supervision.
@@ -84,6 +80,7 @@ pub(crate) struct Supervision {
     /// Where the installation is.
     pub(crate) place: Place,
     pub(crate) attached_disk: Arc<AttachedDisk>,
+    pub(crate) taken_over: TakenOver,
     pub(crate) control: Arc<ControlSocket>,
     pub(crate) jobs: Jobs,
     /// What the first data plane was told.
@@ -312,6 +309,7 @@ impl Supervision {
             waiter.watch(self.attached.checker.readable(), FINDING)?;
             waiter.watch(self.upgrades.bell(), UPGRADE)?;
             waiter.watch(self.attached.migration.has_taken(), TAKEN)?;
+            waiter.watch(self.taken_over.bell(), TAKEN_OVER)?;
             // Processes too that are nothing to this disk.
             bury_strangers()?;
             Ok(Watched {
@@ -368,6 +366,11 @@ impl Supervision {
                 }
                 Some(TAKEN) => self.hear_taken(),
                 Some(LAUNCHER_END) => self.launcher_ended(&watched),
+                Some(TAKEN_OVER) => {
+                    if let Some(ended) = self.end_taken_over() {
+                        return Ok(ended);
+                    }
+                }
                 Some(_) if matches!(self.stage, Stage::Greeting { .. }) => {
                     ended = self.greet(&mut watched)?;
                 }
@@ -389,6 +392,21 @@ impl Supervision {
                 return Ok(ended);
             }
         }
+    }
+
+    /// Ends an attach that another host has taken the disk over from. What its guest asks for is not done any more.
+    fn end_taken_over(&mut self) -> Option<Ended> {
+        let by = self.taken_over.take()?;
+        self.attached.data_plane.kill();
+        self.attached.keys.destroy();
+        // Who waits for an answer of it has none.
+        self.attached.commands.ended();
+        let reason = Reason {
+            code: "TakenOver".into(),
+            message: format!("{by} has taken it over, while this host did not answer"),
+        };
+        self.tell(EventKind::TakenOver, Some(reason));
+        Some(Ended::TakenOver(by))
     }
 
     /// Takes what the data plane says. Whether it goes on.
@@ -526,49 +544,6 @@ impl Supervision {
     pub(crate) fn tell(&mut self, event: EventKind, reason: Option<Reason>) {
         let event = self.guard.guard_event(event, Moment::now().time, reason);
         self.attached.tell(event);
-    }
-
-    /// Ends the connection of a frontend that has the guest's memory mapped for itself alone.
-    fn look_at_memory(
-        &mut self,
-        memory: &FrontendMemory,
-        frontend: Option<BorrowedFd<'_>>,
-    ) -> Result<(), ProtocolError> {
-        let Some(frontend) = frontend else {
-            return Ok(());
-        };
-        // It may be another user's, or only have passed the connection on.
-        let is_private = match self.attached.data_plane.mappings_at(frontend) {
-            Ok(maps) => memory.is_private_in(&maps),
-            Err(error) => {
-                log::debug!("the frontend's mappings cannot be seen: {error}");
-                false
-            }
-        };
-        if !is_private {
-            return Ok(());
-        }
-        match self.attached.commands.disconnect(memory.connection) {
-            // The connection ended with it.
-            Ok(()) | Err(ProtocolError::Ended(_)) => {}
-            // It must not hold the guard up again and again.
-            Err(error) => return Err(error),
-        }
-        self.tell_not_shared();
-        Ok(())
-    }
-
-    fn tell_not_shared(&mut self) {
-        let told = self.told_not_shared;
-        if told.is_some_and(|told| told.elapsed() < NOT_SHARED_PERIOD) {
-            return;
-        }
-        self.told_not_shared = Some(Instant::now());
-        let reason = Reason {
-            code: "MemoryNotShared".into(),
-            message: NOT_SHARED.into(),
-        };
-        self.tell(EventKind::MemoryNotShared, Some(reason));
     }
 
     /// After the end of the data plane: with it its DEK is gone, if it still had it.

@@ -72,7 +72,9 @@ pub fn grant_access(
         // Nobody but its writer can have it.
         (Access::Write, Some(_)) => None,
         (Access::Read, None) if kind == ResourceKind::Disk && live.is_empty() => {
-            let claim = disk.claim()?;
+            let claim = disk
+                .claim()
+                .map_err(|error| disk.in_use_where(installation, error))?;
             disk.settle(installation, &claim, runtime_dir)?;
             Some(claim)
         }

@@ -48,7 +48,7 @@ pub fn follow_latest_keys(
         Some(name) => vec![installation.catalog().des(name)?],
         None => installation.catalog().all_des()?,
     };
-    crate::reconcile(installation)?;
+    crate::reconcile_here(installation)?;
     let mut followed = Vec::new();
     for set in sets.into_iter().filter(|set| set.record.auto_rotation) {
         let name = set.record.name;

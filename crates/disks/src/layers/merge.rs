@@ -66,7 +66,15 @@ pub fn delete_source(
     installation
         .catalog()
         .refuse_locked(kind.into(), name, Change::Delete)?;
-    let all = resources(installation)?;
+    let header = header_claims(&row.directory).ok();
+    let top = header.as_ref().and_then(HeaderPayload::top);
+    let top = top.map(|top| top.id);
+    // Of one whose header cannot be read, by the catalog's row. Whatever was made of it has its top layer.
+    let top_by_row = || row.layers.last().map(|layer| layer.layer);
+    let all = match top.or_else(top_by_row) {
+        Some(top) => holders(installation, top, Some(row.id))?,
+        None => Vec::new(),
+    };
     let of_this = |header: &&HeaderPayload| {
         let source = header.source.as_ref();
         source.is_some_and(|source| source.id == row.id)
@@ -90,15 +98,14 @@ pub fn delete_source(
             snapshot: copy.name.clone(),
         });
     }
-    if let Ok(header) = header_claims(&row.directory)
-        && let Some(top) = header.top()
-    {
-        installation.catalog().insert_merge(top.id)?;
+    if let Some(top) = top {
+        installation.catalog().insert_merge(top)?;
     }
     delete(installation, kind, name, runtime_dir)
 }
 
-/// Merges every layer that was noted and can be, by `change` where a disk is concerned. What cannot be done now stays noted.
+/// Merges every layer that was noted and can be, by `change` where a disk is concerned. What cannot be done now stays
+/// noted; so does what a disk has that another host has attached, for that host.
 ///
 /// # Errors
 /// [`DiskError`] of the first that failed; what was done stays done.
@@ -108,8 +115,8 @@ pub fn merge_all(
     cancel: &Cancel,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), DiskError> {
-    for layer in installation.catalog().merges()? {
-        match possible(&resources(installation)?, layer) {
+    for layer in installation.catalog().merges_here()? {
+        match possible(&holders(installation, layer, None)?, layer) {
             Possible::Over => installation.catalog().delete_merge(layer)?,
             Possible::Later => {}
             Possible::Now(Merge::IntoTop { disk, layer }) => {
@@ -145,11 +152,16 @@ enum Possible {
     Over,
 }
 
-/// The headers of all resources that are whole.
-fn resources(installation: &Installation) -> Result<Vec<HeaderPayload>, DiskError> {
+/// The headers of all resources that are whole and have a layer by the catalog. Of one that has it by its header alone,
+/// since its row has fallen behind, the layer is merged later, or stays: nothing of it is anybody else's.
+fn holders(
+    installation: &Installation,
+    layer: Uuid,
+    except: Option<Uuid>,
+) -> Result<Vec<HeaderPayload>, DiskError> {
     let mut all = Vec::new();
-    for row in installation.catalog().resources()? {
-        if row.record.state != DiskState::Ready {
+    for row in installation.catalog().resources_with_layer(layer)? {
+        if row.record.state != DiskState::Ready || Some(row.record.id) == except {
             continue;
         }
         let header = header_claims(&row.record.directory)?;

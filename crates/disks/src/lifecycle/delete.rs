@@ -27,7 +27,8 @@ use volume::store::LayerFile;
 /// now, nothing in it is touched. `runtime_dir` is where a killed daemon may have left the disk's map.
 ///
 /// # Errors
-/// [`DiskError::InUse`], [`DiskError::Granted`]; others, after which the deletion can be repeated.
+/// [`DiskError::InUse`], [`DiskError::AttachedElsewhere`], [`DiskError::Granted`]; others, after which the deletion can be
+/// repeated.
 pub fn delete(
     installation: &Installation,
     kind: ResourceKind,
@@ -71,11 +72,14 @@ fn delete_found(
         record: row.record.clone(),
     };
     disk.refuse_granted(installation)?;
-    let claims = claim_own_data(&row.record, || {})?;
+    let claims = claim_own_data(&row.record, || {})
+        .map_err(|error| disk.in_use_where(installation, error))?;
     if disk.awaited_by().is_some() {
         return Err(disk.is_awaited());
     }
-    let session = header_claims(directory).ok().and_then(|h| h.session);
+    let header = header_claims(directory).ok();
+    disk.refuse_to_delete(installation, header.as_ref(), runtime_dir)?;
+    let session = header.and_then(|header| header.session);
     let row = match row.record.state {
         DiskState::Erased => row.clone(),
         _ => set_state(installation, row, DiskState::Deleting)?,

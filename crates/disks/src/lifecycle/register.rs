@@ -189,13 +189,12 @@ fn refuse_known(
     found: &HeaderPayload,
     directory: &Path,
 ) -> Result<(), DiskError> {
-    for known in installation.catalog().resources()? {
-        if known.record.id == found.disk {
-            return Err(DiskError::Registered {
-                path: directory.into(),
-                name: known.record.name,
-            });
-        }
+    let known = installation.catalog().resources_with_ids(&[found.disk])?;
+    match known.into_iter().next() {
+        Some(known) => Err(DiskError::Registered {
+            path: directory.into(),
+            name: known.record.name,
+        }),
+        None => Ok(()),
     }
-    Ok(())
 }

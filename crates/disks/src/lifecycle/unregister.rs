@@ -132,7 +132,9 @@ fn claim_settled(
 ) -> Result<LayerFile, DiskError> {
     // Before readers who hold it are waited for, and after nobody can be granted anything any more.
     disk.refuse_granted(installation)?;
-    let claim = disk.claim()?;
+    let claim = disk
+        .claim()
+        .map_err(|error| disk.in_use_where(installation, error))?;
     disk.refuse_granted(installation)?;
     disk.settle(installation, &claim, runtime_dir)?;
     Ok(claim)

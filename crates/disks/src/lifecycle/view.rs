@@ -11,6 +11,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::layers::layers_to_drop;
+use crate::lifecycle::attachment_view::{AttachmentView, attachment_of, attachments_on};
 use crate::resource::awaited::{Waiter, waiter_for};
 use crate::resource::directory::{layer_paths, unverified_header};
 use crate::resource::error::DiskError;
@@ -20,7 +21,6 @@ use crate::resource::reconcile::{described_as_found, reconcile_by};
 use crate::resource::session::is_of_this_boot;
 use crate::resource::staging::sweep;
 use crate::resource::{extents, open};
-use installation::Installation;
 use installation::catalog::{
     CatalogError, DiskRecord, DiskState, EncryptionType, LayerUse, Stored,
 };
@@ -28,6 +28,7 @@ use installation::envelope::{
     CloneSource, Envelope, EnvelopeError, FailedSync, HeaderBuffer, HeaderPayload, Job,
     LayerRecord, ResourceKind, Session, UnverifiedHeader,
 };
+use installation::{Installation, this_host_id};
 use keys::units::BLOCK_SIZE;
 use volume::{CacheMode, RuntimeMap, Volume};
 
@@ -75,6 +76,9 @@ pub struct DiskView {
     /// The attach that has not ended in order.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionView>,
+    /// Which host has it, in a catalog that hosts share.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attachment: Option<AttachmentView>,
     /// The attach that waits for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub awaited_by: Option<Waiter>,
@@ -222,13 +226,52 @@ impl LayerView {
 /// [`DiskError`].
 pub fn list(installation: &Installation, kind: ResourceKind) -> Result<Vec<DiskView>, DiskError> {
     sweep(installation)?;
+    let rows = installation.catalog().resources()?.into_iter();
+    let rows = rows.filter(|row| row.record.kind == kind);
+    let attachments = attachments_on(installation, None)?;
+    Ok(views_of(installation, rows, attachments)?)
+}
+
+/// As [`list`] for whoever looks at one host: in a catalog that hosts share only the disks that this host has attached, or
+/// has not let go of; `here` are further ones that are known to be attached here.
+///
+/// # Errors
+/// [`DiskError`].
+pub fn list_here(
+    installation: &Installation,
+    kind: ResourceKind,
+    here: &[Uuid],
+) -> Result<Vec<DiskView>, DiskError> {
+    let catalog = installation.catalog();
+    if !catalog.is_shared() {
+        return list(installation, kind);
+    }
+    if kind != ResourceKind::Disk {
+        return Ok(Vec::new());
+    }
+    sweep(installation)?;
+    let attachments = attachments_on(installation, Some(this_host_id()))?;
+    let mut ids: Vec<Uuid> = attachments.keys().chain(here).copied().collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let rows = catalog.resources_with_ids(&ids)?.into_iter();
+    Ok(views_of(installation, rows, attachments)?)
+}
+
+/// Those of rows, which are brought up to date with their headers.
+fn views_of(
+    installation: &Installation,
+    rows: impl Iterator<Item = Stored<DiskRecord>>,
+    mut attachments: HashMap<Uuid, AttachmentView>,
+) -> Result<Vec<DiskView>, CatalogError> {
     let granted = Granted::read(installation, None)?;
-    let rows = installation.catalog().resources()?;
     let mut buffer = HeaderBuffer::default();
-    rows.into_iter()
-        .filter(|row| row.record.kind == kind)
-        .map(|row| Ok(view(installation, row, &granted, &mut buffer)?))
-        .collect()
+    let attached = |row: Stored<DiskRecord>| {
+        let view = view(installation, row, &granted, &mut buffer)?;
+        let attachment = attachments.remove(&view.unique_id);
+        Ok::<_, CatalogError>(DiskView { attachment, ..view })
+    };
+    rows.map(attached).collect()
 }
 
 /// All disks, snapshots and images, by kind and name, as they are: what interrupted commands left stays, and no row is
@@ -264,12 +307,12 @@ pub fn show(
 ) -> Result<DiskView, DiskError> {
     let row = lookup(installation, kind, name)?;
     let granted = Granted::read(installation, Some(row.record.id))?;
-    Ok(view(
-        installation,
-        row,
-        &granted,
-        &mut HeaderBuffer::default(),
-    )?)
+    let attachment = match kind {
+        ResourceKind::Disk => attachment_of(installation, row.record.id)?,
+        ResourceKind::Snapshot | ResourceKind::Image => None,
+    };
+    let view = view(installation, row, &granted, &mut HeaderBuffer::default())?;
+    Ok(DiskView { attachment, ..view })
 }
 
 /// Until when access is granted, and to what.
@@ -377,6 +420,7 @@ fn view_by(
         source: header.as_ref().and_then(|header| header.source.clone()),
         cache: header.as_ref().and_then(cache_view),
         session,
+        attachment: None,
         awaited_by: waiter_for(directory),
         failed_sync,
         access_until,

@@ -45,12 +45,17 @@ impl Disk {
         &self.record.directory
     }
 
+    /// Where its header is.
+    pub fn header_path(&self) -> PathBuf {
+        self.directory().join(HEADER)
+    }
+
     /// Its header file.
     ///
     /// # Errors
     /// [`DiskError::Envelope`].
     pub fn header_file(&self) -> Result<HeaderFile, DiskError> {
-        Ok(HeaderFile::open(&self.directory().join(HEADER))?)
+        Ok(HeaderFile::open(&self.header_path())?)
     }
 
     /// The files of one of its layers.

@@ -32,6 +32,50 @@ pub enum DiskError {
         /// What is locked.
         path: PathBuf,
     },
+    /// Another host has the disk, or has not let go of it.
+    #[error("the disk {name} is attached on the host {host} since {since}: {advice}")]
+    AttachedElsewhere {
+        /// The disk.
+        name: String,
+        /// What the host is called.
+        host: String,
+        /// Since when.
+        since: String,
+        /// What to do.
+        advice: String,
+    },
+    /// Nobody has said that the host is off from which a disk is to be taken over.
+    #[error(
+        "the storage of the disk {name} cannot cut off the host {host}, which may only hang, and go on: switch it off, or \
+         cut it off from the storage for good, and say so with --host-is-off; what its guest has written and not flushed \
+         is lost then"
+    )]
+    NotFenced {
+        /// The disk.
+        name: String,
+        /// What the host is called.
+        host: String,
+    },
+    /// The lock of a disk is held by a host that is said to be off.
+    #[error(
+        "the lock of the disk {name} is held on its storage, so the host {host} is neither off nor cut off: switch it off, \
+         or have the storage evict it; NFS and CephFS take the locks of a host that is gone from it after a while"
+    )]
+    StillHeld {
+        /// The disk.
+        name: String,
+        /// What the host is called.
+        host: String,
+    },
+    /// A disk is to be taken over that is this host's.
+    #[error(
+        "the disk {name} is attached on this host, or was when its power went, and there is nobody to take it over from: \
+         attach it here"
+    )]
+    NotElsewhere {
+        /// The disk.
+        name: String,
+    },
     /// An attach waits for the disk.
     #[error("an incoming attach waits for the disk {name} ({by}): end that before")]
     Awaited {
@@ -85,8 +129,9 @@ pub enum DiskError {
     #[error(
         "the disk {name} was attached on {host} since {since} and not let go of in order, so what its guest has \
          written and not flushed is there: attach it there again, and migrate or detach it. If that host is gone, and \
-         the guest with it, lose those writes with `sealdisk attach --discard-unflushed` (with --incoming, of a guest \
-         that goes on) or `sealdisk disk check {name} --repair --discard-unflushed`"
+         the guest with it, lose those writes with `sealdisk disk takeover {name} --host-is-off`, `sealdisk attach \
+         --discard-unflushed` (with --incoming, of a guest that goes on) or `sealdisk disk check {name} --repair \
+         --discard-unflushed`"
     )]
     NotLetGo {
         /// The disk.
@@ -403,7 +448,11 @@ impl DiskError {
             Self::Control(error) => error.code(),
             Self::Envelope(EnvelopeError::Vault(error)) => error.code.as_str(),
             Self::Layer { source, .. } => source.code(),
+            Self::AttachedElsewhere { .. } => "AttachedElsewhere",
+            Self::NotFenced { .. } => "HostNotFenced",
+            Self::StillHeld { .. } => "StillHeld",
             Self::InUse { .. }
+            | Self::NotElsewhere { .. }
             | Self::Awaited { .. }
             | Self::Granted { .. }
             | Self::Uploading { .. }

@@ -1,5 +1,9 @@
 //! From a name to a resource.
 
+use std::fs;
+use std::path::Path;
+
+use crate::resource::directory::header_claims;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::staging::sweep_one;
@@ -14,6 +18,26 @@ impl Disk {
     /// When there is none, or it is being made or deleted.
     pub fn find(installation: &Installation, name: &str) -> Result<Self, DiskError> {
         Self::of_kind(installation, ResourceKind::Disk, name)
+    }
+
+    /// The disk in that directory, by the header that is there; nothing where the catalog has none.
+    ///
+    /// # Errors
+    /// When the header cannot be read, or the disk is being made or deleted.
+    pub fn in_directory(
+        installation: &Installation,
+        directory: &Path,
+    ) -> Result<Option<Self>, DiskError> {
+        let there = header_claims(directory)?.disk;
+        let found = installation.catalog().resources_with_ids(&[there])?;
+        let here = |row: &Stored<DiskRecord>| {
+            let is_disk = row.record.kind == ResourceKind::Disk;
+            is_disk && fs::canonicalize(&row.record.directory).is_ok_and(|d| d == directory)
+        };
+        match found.into_iter().find(here) {
+            Some(row) => Self::find(installation, &row.record.name).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// What has that name among those of its kind.

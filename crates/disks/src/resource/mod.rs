@@ -1,6 +1,7 @@
 //! A disk, a snapshot or an image: its files, its header, its row of the catalog, and what whoever used it last
 //! has left.
 
+pub(crate) mod attachment;
 pub(crate) mod awaited;
 pub(crate) mod directory;
 pub(crate) mod directory_lock;
@@ -22,6 +23,7 @@ pub(crate) mod staging;
 pub(crate) mod unlock;
 mod verdict;
 
+pub use attachment::is_given_up;
 pub use awaited::{Awaiting, Waiter};
 pub use disk::Disk;
 pub use error::DiskError;
@@ -29,7 +31,7 @@ pub use failed_sync::{as_in_runtime_map, synced_file};
 pub use key_watch::KeyWatch;
 pub use lookup::resources_named;
 pub use open::{geometry, layer_map, lower_layers, lower_maps, open_files};
-pub use reconcile::reconcile;
+pub use reconcile::{reconcile, reconcile_here};
 pub use session::{Left, Unflushed, begun, ended, log_other_boot};
 pub use size::parse_size;
 pub use staging::sweep_one;

@@ -4,9 +4,9 @@ use crate::resource::directory::unverified_header;
 use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
-use installation::Installation;
 use installation::catalog::{CatalogError, DiskRecord, DiskState, LayerUse, Stored};
 use installation::envelope::{HeaderBuffer, HeaderPayload, UnverifiedHeader};
+use installation::{Installation, this_host_id};
 use vault::same_key_url;
 
 impl Disk {
@@ -36,6 +36,27 @@ pub fn reconcile(installation: &Installation) -> Result<(), CatalogError> {
     Ok(())
 }
 
+/// As [`reconcile`] of what is this host's: in a catalog that hosts share, what it has attached and not let go of. A row
+/// that another host's crash has left behind is brought up to date by that host, or by whoever looks at the disk.
+///
+/// # Errors
+/// As [`reconcile`].
+pub fn reconcile_here(installation: &Installation) -> Result<(), CatalogError> {
+    let catalog = installation.catalog();
+    if !catalog.is_shared() {
+        return reconcile(installation);
+    }
+    let attached = catalog.attachments(Some(this_host_id()))?;
+    let ids: Vec<_> = attached.iter().map(|attached| attached.disk).collect();
+    let mut buffer = HeaderBuffer::default();
+    for row in catalog.resources_with_ids(&ids)? {
+        if row.record.state == DiskState::Ready {
+            reconcile_one(installation, row, &mut buffer)?;
+        }
+    }
+    Ok(())
+}
+
 /// As [`reconcile`] for one row; returns what it says then.
 pub(crate) fn reconcile_one(
     installation: &Installation,
@@ -43,18 +64,40 @@ pub(crate) fn reconcile_one(
     buffer: &mut HeaderBuffer,
 ) -> Result<DiskRecord, CatalogError> {
     let header = unverified_header(&row.record.directory, buffer).ok();
-    reconcile_by(installation, row, header.as_ref())
+    match own(header.as_ref(), &row.record) {
+        Some(found) => bring_up_to_date(installation, row, found),
+        None => Ok(row.record),
+    }
 }
 
-/// As [`reconcile`] for one row, by what the header in its directory claims; returns what it says then.
+/// As [`reconcile_one`] for who only looks at the disk, by what the header in its directory claims.
 pub(crate) fn reconcile_by(
     installation: &Installation,
     row: Stored<DiskRecord>,
     found: Option<&UnverifiedHeader>,
 ) -> Result<DiskRecord, CatalogError> {
-    let Some(found) = found.filter(|found| found.claims().disk == row.record.id) else {
-        return Ok(row.record);
-    };
+    match own(found, &row.record) {
+        Some(found) if is_anothers(installation, found.claims()) => {
+            Ok(described_as_found(&row.record, found))
+        }
+        Some(found) => bring_up_to_date(installation, row, found),
+        None => Ok(row.record),
+    }
+}
+
+/// A header, if it is that of the row.
+fn own<'a>(
+    found: Option<&'a UnverifiedHeader>,
+    record: &DiskRecord,
+) -> Option<&'a UnverifiedHeader> {
+    found.filter(|found| found.claims().disk == record.id)
+}
+
+fn bring_up_to_date(
+    installation: &Installation,
+    row: Stored<DiskRecord>,
+    found: &UnverifiedHeader,
+) -> Result<DiskRecord, CatalogError> {
     let record = described_as_found(&row.record, found);
     if record == row.record {
         return Ok(record);
@@ -78,6 +121,14 @@ pub(crate) fn reconcile_by(
         }
         Err(e) => Err(e),
     }
+}
+
+/// Whether another host of those that share the catalog has the disk, so that its row is that one's to change: this one may
+/// believe for a while what its file system has told it before.
+fn is_anothers(installation: &Installation, header: &HeaderPayload) -> bool {
+    let session = header.session.as_ref();
+    let is_elsewhere = session.is_some_and(|session| session.is_of_this_host() == Some(false));
+    is_elsewhere && installation.catalog().is_shared()
 }
 
 /// A row with what the header says that was found, and with the keys that another copy of it names: that one may be all

@@ -275,6 +275,7 @@ impl Disk {
     ) -> Result<Option<Header>, DiskError> {
         let found = lock.read()?;
         self.check_claim(found.claims(), claim)?;
+        self.refuse_to_give_up(installation, found.claims(), missing)?;
         let left = self.left(found.claims(), runtime_dir, missing)?;
         if matches!(left, Left::Nothing | Left::OtherBoot(_)) {
             return Ok(None);
@@ -314,49 +315,59 @@ impl Disk {
     }
 
     /// After everything is durable, or when nothing was served: has the header say that the disk was
-    /// detached in order, by the key of its top layer's headers. Only then its runtime map goes. `attach` is what the
-    /// header had of the attach that ends; what it has then.
+    /// detached in order, by the key of its top layer's headers. Only then its runtime map goes. `attaches` is what the
+    /// header had of the attach that ends, and what it has then, which no map has.
     ///
     /// # Errors
     /// [`DiskError`]; the session and the map stay, so that the disk can be attached again.
     pub fn end_session(
         &self,
         key: &HeaderKey,
-        attach: Uuid,
+        attaches: [Uuid; 2],
         runtime: &RuntimeMap,
         path: &Path,
-    ) -> Result<Uuid, DiskError> {
+    ) -> Result<(), DiskError> {
         let cache = runtime.cache()?;
         let file = self.header_file()?;
         let mut lock = file.lock()?;
         let mut header = lock.read()?.authenticate_by(key)?;
-        self.refuse_taken_over(&header, attach)?;
+        self.refuse_taken_over(&header, attaches)?;
         ended(&mut header, cache);
+        let [_, after] = attaches;
+        header.attach = after;
         lock.write(&header, key)?;
         drop(lock);
         if let Err(error) = std::fs::remove_file(path) {
             log::warn!("cannot remove {}: {error}", path.display());
         }
-        Ok(header.attach)
+        Ok(())
     }
 
-    /// Refuses an attach, as the header had it, that another one has taken the disk over from: it was frozen say, storage
-    /// has taken its lock away, and whoever knew no better has told another host that it is gone.
+    /// Refuses an attach, of which the header may have these, that another one has taken the disk over from: it was frozen
+    /// say, storage has taken its lock away, and whoever knew no better has told another host that it is gone.
     ///
     /// # Errors
     /// [`DiskError::Attached`].
-    pub fn refuse_taken_over(&self, header: &HeaderPayload, attach: Uuid) -> Result<(), DiskError> {
-        match &header.session {
-            Some(session) if header.attach != attach => Err(DiskError::Attached {
-                name: self.name().into(),
-                why: format!(
-                    "an attach on {} has taken it over at {}; end this one",
-                    session.host_name(),
-                    moment(session.since)
-                ),
-            }),
-            _ => Ok(()),
+    pub fn refuse_taken_over(
+        &self,
+        header: &HeaderPayload,
+        attaches: [Uuid; 2],
+    ) -> Result<(), DiskError> {
+        if attaches.contains(&header.attach) {
+            return Ok(());
         }
+        let by = match &header.session {
+            Some(session) => format!(
+                "an attach on {} has taken it over at {}",
+                session.host_name(),
+                moment(session.since)
+            ),
+            None => "it was taken over from this attach".into(),
+        };
+        Err(DiskError::Attached {
+            name: self.name().into(),
+            why: format!("{by}; end this one"),
+        })
     }
 
     /// Removes the files of layers that an authentic header says are gone, which a crash has left. They
@@ -552,12 +563,20 @@ pub(crate) mod tests {
         let left = disk.left(&header, runtime.path(), Unflushed::Needed);
         let map = left.unwrap().map().unwrap();
         let path = runtime_map(runtime.path(), disk.id());
-        let end = |attach| disk.end_session(&key, attach, &map, &path);
+        let after = Uuid::new_v4();
+        let end = |attach| disk.end_session(&key, [attach, after], &map, &path);
         let refused = end(Uuid::new_v4());
         assert!(matches!(refused, Err(DiskError::Attached { .. })));
         assert!(path.exists());
         end(header.attach).unwrap();
         assert!(!path.exists());
+        // What it has written itself is no other attach's, and what is left without a session may be.
+        let now = disk.header_file().unwrap().read().unwrap().claims().clone();
+        assert!(now.session.is_none() && now.attach == after);
+        disk.refuse_taken_over(&now, [header.attach, after])
+            .unwrap();
+        let refused = disk.refuse_taken_over(&now, [header.attach; 2]);
+        assert!(matches!(refused, Err(DiskError::Attached { .. })));
     }
 
     #[test]

@@ -18,6 +18,9 @@
 //! disk is whole and its header has the row's id: the next command does step 5. The row goes when neither directory is
 //! there, and stays while that cannot be seen. A failure or a signal undoes the steps.
 //!
+//! In a catalog that hosts share, a row says which host has begun it. Another one leaves it alone while that host has its
+//! lease, and in any case where it would be in a state directory, of which each host has one of its own.
+//!
 //! Deleting: lock the directory and the data, set the row to *deleting*, erase the header, set the row to
 //! *erased*, remove files and directory, delete the row. Killed anywhere in between, the next command goes
 //! on. A row that is not *erased* when there is no header is replaced by a record of that: what was not
@@ -241,15 +244,53 @@ fn sweep_rows(installation: &Installation) -> Result<(), CatalogError> {
 }
 
 fn sweep_row(installation: &Installation, row: &Stored<DiskRecord>) {
-    let swept = match row.record.state {
-        DiskState::Ready => Ok(()),
-        DiskState::Creating => sweep_creating(installation, row),
-        DiskState::Deleting | DiskState::Erased => sweep_deleting(installation, row),
+    let swept = match (row.record.state, is_left_to_its_host(installation, row)) {
+        (DiskState::Ready, _) | (_, Ok(true)) => Ok(()),
+        (_, Err(error)) => Err(error.into()),
+        (DiskState::Creating, _) => sweep_creating(installation, row),
+        (DiskState::Deleting | DiskState::Erased, _) => sweep_deleting(installation, row),
     };
     if let Err(e) = swept {
         let (kind, name) = (row.record.kind, &row.record.name);
         log::warn!("cannot clean up after an interrupted command on the {kind} {name}: {e}");
     }
+}
+
+/// Whether what was begun is for the host that has begun it: it lives, or the directory is one that this host has no look
+/// at. One that is known to be gone has nothing left to it.
+fn is_left_to_its_host(
+    installation: &Installation,
+    row: &Stored<DiskRecord>,
+) -> Result<bool, CatalogError> {
+    let catalog = installation.catalog();
+    if row.record.state == DiskState::Ready || !catalog.is_shared() {
+        return Ok(false);
+    }
+    let Some(maker) = catalog.maker(row.record.id)? else {
+        return Ok(false);
+    };
+    if maker.is_here() || maker.is_evicted {
+        return Ok(false);
+    }
+    let parent = parent_of(&row.record.directory);
+    // In the state directory of each host there is another one of that path.
+    let is_its_own = ResourceKind::ALL
+        .iter()
+        .any(|kind| parent == installation.resources_dir(*kind));
+    Ok(maker.lives || is_its_own || !parent.is_dir())
+}
+
+/// Whether it was begun on this host, as far as that is known.
+fn is_made_here(
+    installation: &Installation,
+    row: &Stored<DiskRecord>,
+) -> Result<bool, CatalogError> {
+    let catalog = installation.catalog();
+    if !catalog.is_shared() {
+        return Ok(true);
+    }
+    let maker = catalog.maker(row.record.id)?;
+    Ok(maker.is_none_or(|maker| maker.is_here()))
 }
 
 fn sweep_parent(installation: &Installation, parent: &Path) {
@@ -296,7 +337,8 @@ fn sweep_named(installation: &Installation, row: &Stored<DiskRecord>) -> Result<
             let parent = parent_of(&finished);
             // Else a file system that is not mounted may have it.
             fs::metadata(parent).map_err(DiskError::file("find", parent))?;
-            return unless_overtaken(match parent == installation.resources_dir(*kind) {
+            let is_own = parent == installation.resources_dir(*kind);
+            return unless_overtaken(match is_own && is_made_here(installation, row)? {
                 true => installation.catalog().delete_disk(&row.record, row.rev),
                 // As here, where it may be mounted.
                 false => forget(installation, row),
@@ -378,7 +420,8 @@ fn sweep_directory(installation: &Installation, parent: &Path) -> Result<(), Dis
         let path = entry.path();
         // Locked: in the making. An error: its maker removed or renamed it meanwhile.
         if let Ok(Some(lock)) = lock_directory(&path) {
-            let known = installation.catalog().resources()?;
+            // One that is whole is in no directory of such a name.
+            let known = installation.catalog().unfinished()?;
             if known.iter().all(|row| row.record.directory != path) {
                 remove_left(&path, &unused(parent, stem), lock)?;
             }

@@ -377,8 +377,8 @@ fn came_from(installation: &Installation, header: &HeaderPayload, origin: Uuid) 
     if origin == header.disk {
         return "itself".into();
     }
-    let rows = installation.catalog().resources().unwrap_or_default();
-    if let Some(row) = rows.into_iter().find(|row| row.record.id == origin) {
+    let rows = installation.catalog().resources_with_ids(&[origin]);
+    if let Some(row) = rows.unwrap_or_default().into_iter().next() {
         return format!("the {} {}", row.record.kind, row.record.name);
     }
     match &header.source {

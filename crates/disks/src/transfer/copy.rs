@@ -47,7 +47,9 @@ pub fn copy<P: FnMut(u64)>(
         return Err(DiskError::OutputExists { path: to.into() });
     }
     let disk = Disk::find(installation, name)?;
-    let claim = disk.claim()?;
+    let claim = disk
+        .claim()
+        .map_err(|error| disk.in_use_where(installation, error))?;
     disk.settle(installation, &claim, runtime_dir)?;
     let header = disk.header_file()?.read()?.claims().clone();
     // From the bottom up; the top layer is claimed.

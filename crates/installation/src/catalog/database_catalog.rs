@@ -99,6 +99,11 @@ impl DatabaseCatalog {
         }
     }
 
+    /// Whether it is on a server.
+    pub(super) fn is_on_server(&self) -> bool {
+        matches!(self.at, At::Server { .. })
+    }
+
     /// Refuses a file whose catalog is on a server by now. Whoever is using it meanwhile has looked before.
     fn refuse_moved(&self) -> Result<(), CatalogError> {
         let (At::File(file), Some(db)) = (&self.at, self.idle_db()) else {
@@ -416,6 +421,14 @@ impl Catalog for DatabaseCatalog {
         names: &[&str],
     ) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
         resources::named(&self.db(), kind, names)
+    }
+
+    fn resources_with_ids(&self, ids: &[Uuid]) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+        resources::with_ids(&self.db(), ids)
+    }
+
+    fn resources_with_layer(&self, layer: Uuid) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+        resources::with_layer(&self.db(), layer)
     }
 
     fn resources_under(&self, des: Option<&str>) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {

@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use thiserror::Error;
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::record::Kind;
 use crate::envelope::ResourceKind;
+use crate::host::LEASE;
 use database::{ErrorKind, OpenError};
 
 /// Why the catalog refused or failed.
@@ -104,6 +106,36 @@ pub enum CatalogError {
         change: &'static str,
         /// The lock, and what it is on.
         lock: String,
+    },
+    /// Another machine has the lease of this host.
+    #[error(
+        "another machine is known as the host '{name}' and renewed its lease at {}: give each host a name of its own \
+         (--host-name, or SEALDISK_HOST); if this host was started anew just now, wait until that lease has ended",
+        vault::moment(*seen)
+    )]
+    HostTaken {
+        /// What the host is called.
+        name: String,
+        /// When the other one renewed the lease.
+        seen: OffsetDateTime,
+    },
+    /// A host that is to be gone has a lease.
+    #[error(
+        "the host '{name}' is not gone: it renewed its lease at {}; a host that is switched off has none {} seconds later",
+        vault::moment(*seen),
+        LEASE.as_secs()
+    )]
+    HostLives {
+        /// What the host is called.
+        name: String,
+        /// When it renewed the lease.
+        seen: OffsetDateTime,
+    },
+    /// There is no such host.
+    #[error("there is no host '{name}'; `sealdisk host list` shows those that are known")]
+    NoHost {
+        /// Its name or id.
+        name: String,
     },
     /// A row holds something that this program never writes.
     #[error("the catalog's record of '{name}' is damaged: {what}")]
@@ -268,6 +300,9 @@ impl CatalogError {
             Self::IdentityInUse { .. } => "IdentityInUse",
             Self::GroupInUse { .. } => "ResourceGroupInUse",
             Self::Locked { .. } => "ScopeLocked",
+            Self::HostTaken { .. } => "HostNameTaken",
+            Self::HostLives { .. } => "HostAlive",
+            Self::NoHost { .. } => "HostNotFound",
             Self::NotSystemAssigned { .. } => "BadParameter",
             Self::Lost { .. } | Self::LostOnServer { .. } => "CatalogLost",
             Self::Elsewhere { .. }

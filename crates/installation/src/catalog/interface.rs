@@ -17,6 +17,7 @@ use crate::envelope::ResourceKind;
 pub trait Catalog:
     super::ManagementCatalog
     + super::AccessCatalog
+    + super::HostCatalog
     + super::LockCatalog
     + super::LoginCatalog
     + super::OperationCatalog
@@ -178,6 +179,18 @@ pub trait Catalog:
         kind: ResourceKind,
         names: &[&str],
     ) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
+
+    /// Those with these ids, by kind and name; what is not there is left out.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn resources_with_ids(&self, ids: &[Uuid]) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
+
+    /// Those that have a layer, by kind and name, as far as the catalog knows.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn resources_with_layer(&self, layer: Uuid) -> Result<Vec<Stored<DiskRecord>>, CatalogError>;
 
     /// All disks, by name.
     ///

@@ -18,6 +18,9 @@ mod departed;
 mod error;
 mod federated;
 mod file_id;
+mod host_rows;
+mod hosts;
+mod hosts_database;
 mod identities;
 mod installation_row;
 mod interface;
@@ -54,6 +57,9 @@ pub use database_catalog::DatabaseCatalog;
 pub use departed::{DepartedKey, DepartedRecord, Departure};
 pub use error::CatalogError;
 pub use federated::{FederatedCredentialRecord, PublicKey};
+pub use hosts::{
+    AttachmentRecord, AttachmentState, HostCatalog, HostEntry, HostRecord, Maker, NewAttachment,
+};
 pub use interface::Catalog;
 pub use locks::{Change, Lock, LockCatalog, LockLevel, LockRecord, LockTarget, LocksHeld};
 pub use logins::{DeviceLogin, LoginCatalog};

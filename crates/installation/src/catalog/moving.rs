@@ -26,6 +26,8 @@ pub(crate) const TABLES: &[&str] = &[
     "vaults",
     "disk_encryption_sets",
     "resources",
+    "hosts",
+    "attachments",
     "layer_uses",
     "merges",
     "identities",

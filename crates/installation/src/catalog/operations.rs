@@ -117,7 +117,7 @@ pub trait OperationCatalog: Send + Sync {
     /// [`CatalogError`].
     fn cancel_operation(&self, id: Uuid) -> Result<bool, CatalogError>;
 
-    /// Whether somebody wants an operation to end, or has deleted it.
+    /// Whether somebody wants an operation to end, has deleted it, or goes on with it on another host.
     ///
     /// # Errors
     /// [`CatalogError`].

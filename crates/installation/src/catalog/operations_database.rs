@@ -10,10 +10,21 @@ use super::error::CatalogError;
 use super::operation_rows::{OPERATION, parse};
 use super::operations::{OperationCatalog, OperationRecord, OperationState};
 use super::record::Kind;
+use crate::host::this_host_id;
 
 impl OperationCatalog for DatabaseCatalog {
     fn put_operation(&self, record: &OperationRecord) -> Result<(), CatalogError> {
         let id = record.id.to_string();
+        // What another host goes on with is not for this one to write, which was frozen say.
+        let own = match self.is_on_server() {
+            true => "WHERE operations.host = excluded.host OR operations.host IS NULL",
+            false => "",
+        };
+        let put = format!(
+            "INSERT INTO operations (id, in_group, deployment, target, state, started, started_by, changed, request, \
+             answer, host) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE \
+             SET state = excluded.state, changed = excluded.changed, answer = excluded.answer {own}"
+        );
         let of = record.deployment.as_ref();
         let (group, name) = (of.map(|of| &of.group), of.map(|of| &of.name));
         self.db().transaction(Mode::Write, |db| {
@@ -22,9 +33,7 @@ impl OperationCatalog for DatabaseCatalog {
                 params![group, name, id],
             )?;
             let put = db.execute(
-                "INSERT INTO operations (id, in_group, deployment, target, state, started, started_by, changed, \
-                 request, answer) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE \
-                 SET state = excluded.state, changed = excluded.changed, answer = excluded.answer",
+                &put,
                 params![
                     id,
                     group,
@@ -36,6 +45,7 @@ impl OperationCatalog for DatabaseCatalog {
                     time_text(&id, record.changed)?,
                     json(&id, &record.request)?,
                     json(&id, &record.answer)?,
+                    this_host_id(),
                 ],
             );
             put.map_err(|e| match constraint(e, Kind::Group, &id, Some("")) {
@@ -80,8 +90,13 @@ impl OperationCatalog for DatabaseCatalog {
     }
 
     fn is_operation_cancelled(&self, id: Uuid) -> Result<bool, CatalogError> {
-        let sql = "SELECT cancelled FROM operations WHERE id = ?";
-        let found: Option<bool> = self.db().value(sql, params![id.to_string()])?;
+        let sql = "SELECT cancelled, host FROM operations WHERE id = ?";
+        let is_shared = self.is_on_server();
+        let found = self.db().first(sql, params![id.to_string()], |row| {
+            let host: Option<String> = row.get(1)?;
+            let is_anothers = is_shared && host.is_some_and(|host| host != this_host_id());
+            Ok::<_, CatalogError>(row.get::<bool>(0)? || is_anothers)
+        })?;
         Ok(found.unwrap_or(true))
     }
 

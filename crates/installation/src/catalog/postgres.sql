@@ -3,6 +3,12 @@
 -- an identity is json, which `->>` looks into.
 CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
 
+-- Seconds since 1970 by the clock of the database, under the name that SQLite has for it: that of the beginning of the
+-- transaction, so that a lease is never longer than its host knows.
+CREATE FUNCTION unixepoch() RETURNS bigint LANGUAGE sql STABLE AS $$
+    SELECT floor(extract(epoch FROM now()))::bigint
+$$;
+
 CREATE TABLE installation (
     id       bigint PRIMARY KEY CHECK (id = 1),
     operator text COLLATE "C" NOT NULL,
@@ -44,6 +50,7 @@ CREATE TABLE resources (
     key_url   text COLLATE "C" NOT NULL,
     created   text COLLATE "C" NOT NULL,
     state     text COLLATE "C" NOT NULL,
+    host      text COLLATE "C",
     UNIQUE (kind, name)
 );
 CREATE INDEX resources_by_des ON resources (des);
@@ -58,6 +65,29 @@ CREATE TABLE layer_uses (
     PRIMARY KEY (resource, place)
 );
 CREATE INDEX layer_uses_by_des ON layer_uses (des);
+CREATE INDEX layer_uses_by_layer ON layer_uses (layer);
+CREATE TABLE hosts (
+    id      text COLLATE "C" PRIMARY KEY,
+    name    text COLLATE "C" NOT NULL,
+    machine text COLLATE "C" NOT NULL,
+    boot    text COLLATE "C" NOT NULL,
+    lease   text COLLATE "C" NOT NULL,
+    since   bigint NOT NULL,
+    expires bigint NOT NULL,
+    evicted bigint NOT NULL,
+    version text COLLATE "C" NOT NULL
+);
+CREATE TABLE attachments (
+    disk           text COLLATE "C" PRIMARY KEY REFERENCES resources (id) ON DELETE CASCADE,
+    host           text COLLATE "C" NOT NULL,
+    host_name      text COLLATE "C" NOT NULL,
+    epoch          bigint NOT NULL,
+    state          text COLLATE "C" NOT NULL,
+    attach         text COLLATE "C" NOT NULL,
+    since          bigint NOT NULL,
+    storage_client text COLLATE "C"
+);
+CREATE INDEX attachments_by_host ON attachments (host) WHERE state <> 'closed';
 CREATE TABLE merges (
     layer text COLLATE "C" PRIMARY KEY
 );
@@ -193,6 +223,7 @@ CREATE TABLE operations (
     changed    text COLLATE "C" NOT NULL,
     request    text COLLATE "C" NOT NULL,
     answer     text COLLATE "C" NOT NULL,
+    host       text COLLATE "C",
     UNIQUE (in_group, deployment)
 );
 CREATE INDEX operations_by_state ON operations (state);

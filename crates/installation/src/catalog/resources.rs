@@ -6,6 +6,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use database::{Connection, Database, Mode, Row, ToValue, Transaction, Value, params};
+use uuid::Uuid;
 
 use super::columns::{
     constraint, damaged, missing, parse_kind, parse_time, stale, time_text, uuid,
@@ -15,6 +16,7 @@ use super::{
     lock_rows,
 };
 use crate::envelope::ResourceKind;
+use crate::host::this_host_id;
 
 /// What is under a set, by itself or by a layer.
 const UNDER_SET: &str = "resources.id IN (SELECT id FROM resources WHERE des = ?1
@@ -101,6 +103,41 @@ pub(super) fn named(
     }
 }
 
+/// What has one of these ids, by kind and name.
+pub(super) fn with_ids(
+    db: &Connection,
+    ids: &[Uuid],
+) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+    let condition = format!("resources.id IN (?{})", ", ?".repeat(NAMES - 1));
+    let mut found = Vec::new();
+    for ids in ids.chunks(NAMES) {
+        // The last one stands for those that are missing.
+        let last = repeat(ids.last()).flatten();
+        let ids: Vec<String> = ids
+            .iter()
+            .chain(last)
+            .take(NAMES)
+            .map(Uuid::to_string)
+            .collect();
+        let values: Vec<_> = ids.iter().map(ToValue::to_value).collect();
+        found.append(&mut find(db, &condition, &values)?);
+    }
+    found.sort_by(|one, other| {
+        let of = |row: &Stored<DiskRecord>| (row.record.kind.as_str(), row.record.name.clone());
+        of(one).cmp(&of(other))
+    });
+    Ok(found)
+}
+
+/// What has a layer.
+pub(super) fn with_layer(
+    db: &Connection,
+    layer: Uuid,
+) -> Result<Vec<Stored<DiskRecord>>, CatalogError> {
+    let condition = "resources.id IN (SELECT resource FROM layer_uses WHERE layer = ?)";
+    find(db, condition, params![layer.to_string()])
+}
+
 /// What is under a set, or under the platform-managed key.
 pub(super) fn under(
     db: &Connection,
@@ -117,7 +154,7 @@ pub(super) fn insert(db: &Database, record: &DiskRecord) -> Result<(Rev, bool), 
     let name = &record.name;
     db.transaction(Mode::Write, |db| {
         let inserted = db.execute(
-            "INSERT INTO resources VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO resources VALUES (?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             params![
                 record.id.to_string(),
                 record.kind.as_str(),
@@ -128,6 +165,7 @@ pub(super) fn insert(db: &Database, record: &DiskRecord) -> Result<(Rev, bool), 
                 record.key_url,
                 time_text(name, record.created)?,
                 record.state.text(),
+                this_host_id(),
             ],
         );
         inserted.map_err(|e| violated(e, record, record.disk_encryption_set.as_deref()))?;
@@ -138,13 +176,15 @@ pub(super) fn insert(db: &Database, record: &DiskRecord) -> Result<(Rev, bool), 
 
 pub(super) fn update(db: &Database, rev: Rev, record: &DiskRecord) -> Result<Rev, CatalogError> {
     let (name, id) = (&record.name, record.id.to_string());
+    // From then on it is this host's to end what it has begun.
+    let works_on = record.state != DiskState::Ready;
     db.transaction(Mode::Write, |db| {
         if record.state == DiskState::Deleting {
             refuse_locked(db, record)?;
         }
         let updated = db.execute(
             "UPDATE resources SET rev = rev + 1, name = ?, directory = ?, size = ?, des = ?, \
-             key_url = ?, created = ?, state = ? WHERE id = ? AND rev = ?",
+             key_url = ?, created = ?, state = ?, host = coalesce(?, host) WHERE id = ? AND rev = ?",
             params![
                 name,
                 record.directory.as_os_str().as_bytes(),
@@ -153,6 +193,7 @@ pub(super) fn update(db: &Database, rev: Rev, record: &DiskRecord) -> Result<Rev
                 record.key_url,
                 time_text(name, record.created)?,
                 record.state.text(),
+                works_on.then(this_host_id),
                 id,
                 rev.0,
             ],

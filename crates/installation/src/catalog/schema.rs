@@ -1,8 +1,8 @@
 //! The tables of the catalog.
 
 use super::{
-    access_rows, departed, federated, identities, locks, logins, management_rows, moved, noted,
-    operation_rows, purged, resources, restored,
+    access_rows, departed, federated, host_rows, identities, locks, logins, management_rows, moved,
+    noted, operation_rows, purged, resources, restored,
 };
 use database::sqlite::Schema;
 
@@ -33,6 +33,7 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(restored::WITHOUT_BACKUP),
         |db| db.execute_batch(identities::APPLICATIONS),
         |db| db.execute_batch(moved::TABLE),
+        |db| db.execute_batch(host_rows::TABLES),
     ],
 };
 
