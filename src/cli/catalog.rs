@@ -55,15 +55,16 @@ resources that a vault's log names but `catalog rebuild` did not find. `key what
 `show-usage` do not report their key versions as safe to disable until you register them again, or
 forget them with `catalog forget`.")]
     ListDeparted,
-    /// Move the catalog of the state directory to a PostgreSQL server, or go on with that
+    /// Move the installation in the state directory to a PostgreSQL server, or go on with that
     #[command(after_help = "Example:
   sealdisk catalog migrate --to 'postgres://sealdisk@db1.example/sealdisk?passfile=/etc/sealdisk/pgpass'
 
-The database, or the schema in it, is to be empty. Detach all disks and stop what serves vaults, metrics and the
-dashboard before, and give them --catalog, or SEALDISK_CATALOG, with the same address afterwards: the file in the
-state directory is not used any more. Rows and hashes of each table are compared. If the command is cut off,
-nobody uses either until it has been run again; until it marks the file, that stays in use. An installation with
-key vaults of its own is not moved. docs/fleet.md has all steps.")]
+Key vaults, audit logs and the keys that servers share come along; master keys and audit.key stay on this host. The
+database, or the schema in it, is to be empty. Detach all disks and stop what serves vaults, metrics and the
+dashboard before, and give them --catalog, or SEALDISK_CATALOG, with the same address afterwards: the files in the
+state directory are not used any more. Rows and hashes of each table are compared, and audit logs verified. If the
+command is cut off, nobody uses either until it has been run again; until it marks the file of the catalog, that
+stays in use. docs/fleet.md has all steps.")]
     Migrate(MigrateArgs),
     /// Confirm that a resource that left the catalog is gone, so that its key versions are not needed
     #[command(after_help = "Example:
@@ -139,7 +140,7 @@ struct MigratedView {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct MovedTableView {
-    part: &'static str,
+    part: String,
     table: String,
     rows: u64,
     sha256: String,
@@ -258,10 +259,10 @@ fn migrate(context: &Context, args: &MigrateArgs) -> Result<(), CliError> {
     };
     context.output.note(match is_new {
         true => {
-            "note: the catalog is on the server, and its file is not used any more: give each command and service of \
-             this installation --catalog, or SEALDISK_CATALOG, with the address"
+            "note: the installation is on the server, and its files are not used any more, but master keys and audit.key: \
+             give each command and service --catalog, or SEALDISK_CATALOG, with the address"
         }
-        false => "note: the catalog was on the server before",
+        false => "note: the installation was on the server before",
     });
     context.output.show(&view)
 }

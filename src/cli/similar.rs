@@ -7,7 +7,7 @@ use super::{CliError, Context};
 use installation::Installation;
 use installation::catalog::{CatalogError, Kind};
 use installation::envelope::ResourceKind;
-use vault::{VaultDatabase, VaultError};
+use vault::VaultError;
 
 /// Adds to an error about a thing that is not there the name that is nearest, or what else has the name.
 pub(super) fn suggest(context: &Context, error: &mut CliError) {
@@ -38,8 +38,7 @@ pub(super) fn suggest(context: &Context, error: &mut CliError) {
 
 /// The names of a vault's keys, which nobody records that somebody has looked at.
 fn keys(installation: &Installation, vault: &str) -> Result<Vec<String>, VaultError> {
-    let database = installation.vaults_dir().join(vault).join("vault.db");
-    let versions = VaultDatabase::look(&database)?.seen_keys()?;
+    let versions = installation.look_at_vault(vault)?.seen_keys()?;
     let mut names: Vec<_> = versions.into_iter().map(|version| version.name).collect();
     names.sort();
     names.dedup();

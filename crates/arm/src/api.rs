@@ -65,6 +65,25 @@ impl Api {
         }
     }
 
+    fn server<'a>(&'a self, site: &'a Site<'a>) -> Server<'a> {
+        Server {
+            site,
+            changes: &self.changes,
+            access: &self.access,
+            types: TYPES,
+            route: route::answer,
+        }
+    }
+
+    fn go_on(&self, site: &Site<'_>) {
+        if let Err(error) = operations::go_on(self.server(site), work_of) {
+            log::error!(
+                "operations that were cut off are not gone on with: {}",
+                error.message
+            );
+        }
+    }
+
     fn answer_known(
         &self,
         site: &Site<'_>,
@@ -142,20 +161,22 @@ impl Front for Api {
         if let Err(error) = follow() {
             log::error!("a key vault does not follow the role assignments: {error}");
         }
-        let server = Server {
-            site,
-            changes: &self.changes,
-            access: &self.access,
-            types: TYPES,
-            route: route::answer,
-        };
-        if let Err(error) = operations::go_on(server, work_of) {
+        if let Err(error) = operations::forget_ended(self.server(site)) {
             log::error!(
-                "operations that were cut off are not gone on with: {}",
+                "operations that ended long ago are not forgotten: {}",
                 error.message
             );
         }
+        self.changes.owners.keep();
+        self.go_on(site);
         Ok(())
+    }
+
+    fn keep_up(&self, site: &Site<'_>) {
+        if self.changes.owners.own_id().is_some() {
+            self.changes.owners.keep();
+            self.go_on(site);
+        }
     }
 
     fn name(&self, head: &Head) -> &'static str {

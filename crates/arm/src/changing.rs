@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::error::ArmError;
-use crate::operations::Going;
+use crate::operations::{Going, Owners};
 use attach::LayerChanges;
 use disks::import::Cancel;
 use disks::{Disk, DiskError, JobProgress, LayerOp};
@@ -42,6 +42,8 @@ pub struct Changes {
     merging: Arc<Merging>,
     /// What goes on and outlives its request.
     pub(crate) going: Going,
+    /// Whose that is, of several servers.
+    pub(crate) owners: Owners,
 }
 
 /// Merges in the background: one thread at a time, which looks again when more is wanted.
@@ -141,9 +143,11 @@ impl Drop for NameLock<'_> {
 impl Changes {
     /// In the installation at that place.
     pub fn new(place: impl Into<Place>, runtime_dir: PathBuf) -> Self {
+        let place = place.into();
         Self {
             runtime_dir,
-            place: place.into(),
+            owners: Owners::of(&place),
+            place,
             import_dir: None,
             locked: Mutex::default(),
             unlocked: Condvar::new(),

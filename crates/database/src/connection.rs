@@ -11,7 +11,7 @@ use crate::value::Value;
 /// What statements are run on: a [`Database`], or a [`Transaction`] of one. Each engine keeps what it has made of a
 /// statement for the next time.
 pub struct Connection {
-    engine: Box<dyn Engine>,
+    pub(crate) engine: Box<dyn Engine>,
 }
 
 impl Connection {
@@ -112,6 +112,14 @@ impl Connection {
             connection: self,
             is_own,
         })
+    }
+
+    /// How much room the tables and their indexes take, in bytes. What was changed last may not be in it yet.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn size(&self) -> Result<u64, Error> {
+        self.engine.size()
     }
 
     /// Makes what is on disk as small as what it holds, where the engine does not see to that by itself. To be called

@@ -50,6 +50,19 @@ pub(crate) trait Engine: Send {
     /// How long that is done.
     fn patience(&self) -> Duration;
 
+    /// Has a name alone, of all who use the database, until [`Engine::unlock`] or the end of the connection; if it `waits`,
+    /// after whoever else has it. Whether it has.
+    fn lock(&self, name: &str, waits: bool) -> Result<bool, Error>;
+
+    /// Gives a name back, where the connection has it.
+    fn unlock(&self, name: &str) -> Result<(), Error>;
+
+    /// Whether the connection has a name, which it has no more after it was lost.
+    fn has_locked(&self, name: &str) -> Result<bool, Error>;
+
+    /// How much room the tables and their indexes take, in bytes.
+    fn size(&self) -> Result<u64, Error>;
+
     /// Makes what is on disk as small as what it holds, unless that is done anyway.
     fn shrink(&self) -> Result<(), Error>;
 

@@ -49,6 +49,8 @@ pub enum ErrorKind {
     Full,
     /// A column is not there, or not of the type that was asked for.
     Column,
+    /// A table is not there, on a server, where the schema that had it may be gone.
+    Missing,
     /// Anything else.
     Other,
 }
@@ -70,6 +72,14 @@ pub enum OpenError {
          of its own"
     )]
     Occupied {
+        /// Where.
+        place: String,
+        /// What was expected there.
+        what: &'static str,
+    },
+    /// There is no schema that its tables are, or could be, in.
+    #[error("cannot open the {what} {place}: no schema in its search_path is there")]
+    NoSchema {
         /// Where.
         place: String,
         /// What was expected there.
@@ -143,6 +153,7 @@ impl OpenError {
             Self::Engine { source, .. } => source.kind() == ErrorKind::Full,
             Self::Foreign { .. }
             | Self::Occupied { .. }
+            | Self::NoSchema { .. }
             | Self::Version { .. }
             | Self::Reference { .. }
             | Self::Address { .. } => false,

@@ -11,6 +11,7 @@
 mod connection;
 mod engine;
 mod error;
+mod exclusive;
 mod patience;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -24,5 +25,6 @@ mod value;
 pub use connection::{Connection, Database, Held, Moment, Transaction};
 pub use engine::Mode;
 pub use error::{Error, ErrorKind, OpenError, lacks_space};
+pub use exclusive::Exclusive;
 pub use row::{Column, FromValue, Row};
 pub use value::{ToValue, Value};

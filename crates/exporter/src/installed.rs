@@ -7,7 +7,7 @@
 mod grants;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use disks::des::SeenKeys;
 use installation::catalog::{DiskEncryptionSetRecord, DiskRecord, VaultRecord};
 use installation::{Installation, InstallationError, Place};
-use vault::audit::{AuditLog, Space, last_record};
+use vault::audit::Space;
 use vault::{Permissions, SeenKey, SeenRecords, VaultDatabase, VaultError};
 
 use self::grants::Policies;
@@ -174,8 +174,7 @@ impl Watcher {
             .retain(|name, _| vaults.iter().any(|vault| vault.name == *name));
         let (mut keys, mut policies) = (SeenKeys::default(), Policies::new());
         for VaultRecord { name, url, .. } in &vaults {
-            let path = installation.vaults_dir().join(name).join("vault.db");
-            let looked = self.look_at_vault(&path, (name, url), seen, &mut keys);
+            let looked = self.look_at_vault(installation, (name, url), seen, &mut keys);
             match &looked {
                 Ok(found) => drop(policies.insert(name.clone(), found.clone())),
                 Err(error) => log::debug!("the vault {name} is not looked at: {error}"),
@@ -187,10 +186,7 @@ impl Watcher {
         let needs = grants::Needs::of(&resources, &sets, installation.platform().object_id);
         needs.add(&keys, &policies, &mut seen.samples);
         // The first attach makes it.
-        let log = self.place.state_dir.join("audit.db");
-        if log.exists() {
-            let database = AuditLog::look_at_database(&log)?;
-            let last = last_record(&database)?;
+        if let Some(last) = installation.last_own_record()? {
             seen.samples
                 .put(&metric::AUDIT_RECORDS, &["installation"], last as f64);
         }
@@ -199,12 +195,12 @@ impl Watcher {
 
     fn look_at_vault(
         &mut self,
-        path: &Path,
+        installation: &Installation,
         (name, url): (&str, &str),
         seen: &mut Seen,
         keys: &mut SeenKeys,
     ) -> Result<BTreeMap<Uuid, Permissions>, VaultError> {
-        let database = VaultDatabase::look(path)?;
+        let database = installation.look_at_vault(name)?;
         if !self.records.contains_key(name) {
             let begun = SeenRecords::from_now_on(&database)?;
             self.records.insert(name.into(), begun);
@@ -224,7 +220,7 @@ impl Watcher {
         for (code, count) in &records.refusals {
             samples.put(&metric::VAULT_REFUSALS, &[name, code], *count as f64);
         }
-        let bytes = size_of_database(path);
+        let bytes = size_of_database(installation, name, &database)?;
         samples.put(&metric::VAULT_BYTES, &[name], bytes as f64);
         Ok(database.policies()?.into_iter().collect())
     }
@@ -245,14 +241,20 @@ impl Watcher {
     }
 }
 
-/// With what is not in it yet.
-fn size_of_database(path: &Path) -> u64 {
+/// Of a file with what is not in it yet.
+fn size_of_database(
+    installation: &Installation,
+    name: &str,
+    database: &VaultDatabase,
+) -> Result<u64, VaultError> {
+    if installation.place().catalog.server().is_some() {
+        return Ok(database.connection().size()?);
+    }
+    let path = installation.vault_dir(name).join("vault.db");
     let wal = path.with_extension("db-wal");
-    [path, &wal]
-        .iter()
-        .filter_map(|path| path.metadata().ok())
-        .map(|metadata| metadata.len())
-        .sum()
+    let files = [path, wal].into_iter();
+    let files = files.filter_map(|path| path.metadata().ok());
+    Ok(files.map(|metadata| metadata.len()).sum())
 }
 
 /// Only versions that something uses, and the latest ones: keys that are rotated for years have many.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::catalog::CatalogError;
+use keys::SealingError;
 use vault::VaultError;
 use vault::audit::AuditError;
 use vault::lacks_space;
@@ -45,6 +46,21 @@ pub enum InstallationError {
         /// Why not.
         #[source]
         source: io::Error,
+    },
+    /// A key that hosts share cannot be stored or read.
+    #[error(
+        "the key {name}, which the servers of this installation share, cannot be used with {key}: {source}; if others \
+         succeed with it, copy that file from their host; if none does, somebody has changed the database: restore the \
+         server's backup"
+    )]
+    SharedKey {
+        /// Where it is.
+        name: String,
+        /// The file with the key of this host.
+        key: PathBuf,
+        /// Why not.
+        #[source]
+        source: SealingError,
     },
     /// A key URL or an envelope names a remote vault that is not connected.
     #[error(
@@ -134,6 +150,7 @@ impl InstallationError {
             Self::Directory { .. }
             | Self::Exposed { .. }
             | Self::KeyFile { .. }
+            | Self::SharedKey { .. }
             | Self::Missing { .. }
             | Self::MissingOnServer { .. }
             | Self::NoStateDirectory => "StateDirectory",

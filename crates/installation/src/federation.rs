@@ -7,13 +7,10 @@
 //!                                    ◄── token of APP ─  for its vaults, as for any identity
 //! ```
 //!
-//! The key of an installation, `STATE_DIR/federation/KID.p8` (P-256, PKCS#8, mode 0600), signs nothing else, and stays
-//! until its file is deleted; the operator gives its public half to the other one, who thereby pins it. Nobody has to
+//! The key of an installation, `STATE_DIR/federation/KID.p8` (P-256, PKCS#8, mode 0600) or on the server of the catalog
+//! (`shared_keys`), signs nothing else, and stays until it is deleted; the operator gives its public half to the other one, who thereby pins it. Nobody has to
 //! reach anybody to check an assertion. An assertion is for one token for one service at once: it lives for
 //! [`LIFETIME`], and the catalog of the other installation remembers for so long that it was used.
-
-use std::fs;
-use std::path::Path;
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
@@ -25,10 +22,10 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::catalog::{CatalogError, Change, FederatedCredentialRecord, Kind, PublicKey};
-use crate::files::{private_dir, read_private, write_private};
-use crate::{Installation, InstallationError};
+use crate::{Installation, InstallationError, KeyStore};
 use keys::sha256;
 use vault::audit::AuditRecord;
 use vault::remote::Assertion;
@@ -44,8 +41,10 @@ const LEEWAY: Duration = Duration::seconds(60);
 const MAX_ASSERTION: usize = 8 * 1024;
 /// Keys that one credential trusts at most: an old one and a new one, and some.
 const MAX_KEYS: usize = 8;
-/// A P-256 key is about 140 bytes.
-const MAX_KEY_FILE: u64 = 1024;
+/// What the key is among the keys of an installation.
+const KIND: &str = "federation";
+/// How the name of one ends.
+const SUFFIX: &str = ".p8";
 
 /// What another installation has to know to trust identities of this one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,19 +108,19 @@ impl Installation {
             issuer: issuer(self.id()),
             tenant_id: self.id(),
             audience: AUDIENCE.into(),
-            keys: vec![FederationKey::open(self.state_dir())?.public()],
+            keys: vec![FederationKey::open(&self.key_store(KIND)?)?.public()],
         })
     }
 
     /// What proves to another installation that an identity of this one asks.
     pub(crate) fn assertion(&self, object_id: Uuid) -> Assertion {
-        let (state_dir, issuer) = (self.state_dir().to_owned(), issuer(self.id()));
+        let (keys, issuer) = (self.key_place(KIND), issuer(self.id()));
         Assertion::new(object_id, move |resource: &str| {
             let failed = |error: &dyn std::error::Error| {
                 let message = format!("the key for assertions cannot be used: {error}");
                 VaultError::new(VaultErrorCode::Internal, message)
             };
-            let key = FederationKey::open(&state_dir).map_err(|error| failed(&error))?;
+            let key = FederationKey::open(&keys).map_err(|error| failed(&error))?;
             let now = OffsetDateTime::now_utc();
             let claims = Claims {
                 aud: AUDIENCE.into(),
@@ -322,48 +321,40 @@ fn check(
 /// The key of this installation.
 struct FederationKey {
     kid: String,
-    pkcs8: zeroize::Zeroizing<Vec<u8>>,
+    pkcs8: Zeroizing<Vec<u8>>,
     public: Vec<u8>,
 }
 
 impl FederationKey {
     /// Reads the key; the first call makes it.
-    fn open(state_dir: &Path) -> Result<Self, InstallationError> {
-        let dir = state_dir.join("federation");
-        private_dir(&dir)?;
-        let fail = |source| InstallationError::Directory {
-            path: dir.clone(),
-            source,
+    fn open(store: &KeyStore) -> Result<Self, InstallationError> {
+        let keys = store.open()?;
+        let unusable = |name: &str, why: &str| InstallationError::KeyFile {
+            path: store.place_of(name),
+            source: std::io::Error::other(why.to_owned()),
         };
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&dir).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
-            if path.extension().is_some_and(|extension| extension == "p8") {
-                found.push(path);
+        let mut names = keys.names()?;
+        names.retain(|name| name.ends_with(SUFFIX));
+        // Of several the first one is everybody's.
+        let (name, pkcs8) = match names.into_iter().next() {
+            Some(name) => {
+                let gone = || unusable(&name, "it is not there any more");
+                let pkcs8 = keys.read(&name)?.ok_or_else(gone)?;
+                (name, pkcs8)
             }
-        }
-        // Of two that were made at the same time one is everybody's.
-        found.sort();
-        let path = match found.into_iter().next() {
-            Some(path) => path,
             None => {
-                let path = dir.join(format!("{}.p8", Uuid::new_v4().simple()));
+                let name = format!("{}{SUFFIX}", Uuid::new_v4().simple());
                 let random = SystemRandom::new();
                 let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random);
-                let made = made.map_err(|_| fail(std::io::Error::other("no key was made")))?;
-                write_private(&path, made.as_ref()).map_err(fail)?;
-                return Self::open(state_dir);
+                let made = made.map_err(|_| unusable(&name, "no key was made"))?;
+                keys.put(&name, made.as_ref(), true)?;
+                (name, Zeroizing::new(made.as_ref().to_vec()))
             }
         };
-        let pkcs8 = read_private(&path, MAX_KEY_FILE)?;
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8);
-        let pair = pair.map_err(|_| InstallationError::KeyFile {
-            path: path.clone(),
-            source: std::io::Error::other("it is not a P-256 key in PKCS#8"),
-        })?;
-        let kid = path.file_stem().and_then(|stem| stem.to_str());
+        let pair = pair.map_err(|_| unusable(&name, "it is not a P-256 key in PKCS#8"))?;
         Ok(Self {
-            kid: kid.unwrap_or_default().into(),
+            kid: name.trim_end_matches(SUFFIX).into(),
             public: pair.public_key().as_ref().to_vec(),
             pkcs8,
         })
@@ -395,6 +386,8 @@ impl FederationKey {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const SERVICE: &str = "https://vault.localhost";
@@ -455,7 +448,7 @@ mod tests {
         fn signed(&self, change: impl FnOnce(&mut Claims)) -> String {
             let mut claims = self.claims();
             change(&mut claims);
-            let key = FederationKey::open(self.ours.state_dir()).unwrap();
+            let key = FederationKey::open(&self.ours.key_store(KIND).unwrap()).unwrap();
             key.sign(&claims).unwrap()
         }
     }
@@ -537,10 +530,10 @@ mod tests {
             assert_eq!(two.checked(garbage), Err(AssertionError::Malformed));
         }
         // Another key under the id of the trusted one, and no signature at all.
-        let key = FederationKey::open(two.ours.state_dir()).unwrap();
+        let key = FederationKey::open(&two.ours.key_store(KIND).unwrap()).unwrap();
         let forged = FederationKey {
             kid: key.kid.clone(),
-            ..FederationKey::open(two.theirs.state_dir()).unwrap()
+            ..FederationKey::open(&two.theirs.key_store(KIND).unwrap()).unwrap()
         };
         let forged = forged.sign(&two.claims()).unwrap();
         assert_eq!(two.checked(&forged), Err(AssertionError::Signature));

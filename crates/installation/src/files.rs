@@ -16,7 +16,7 @@
 //! Long work tries that at its start, with what it has made by then ([`try_rename_new`]).
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -184,23 +184,6 @@ pub fn has_no_links(error: &io::Error) -> bool {
 fn is_same(one: &Path, other: &Path) -> bool {
     let id = |path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
     matches!((id(one), id(other)), (Ok(one), Ok(other)) if one == other)
-}
-
-/// Writes a file that only its owner can read, under a name that nobody has: whole or not at all.
-///
-/// # Errors
-/// What the system said.
-pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let staging = path.with_extension("new");
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&staging)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&staging, path)?;
-    path.parent().map_or(Ok(()), sync_dir)
 }
 
 /// Reads a key, of `limit` bytes at most, that nobody else may read.

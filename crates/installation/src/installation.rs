@@ -9,6 +9,9 @@
 //! STATE_DIR/vaults/NAME/{vault.db,master.key}
 //! STATE_DIR/disks/NAME/{header,LAYER.data,LAYER.map}
 //! ```
+//!
+//! Where the catalog is on a server, so are `audit.db` and each `vault.db`, and hosts that share it each have a state
+//! directory with the keys.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -18,15 +21,17 @@ use uuid::Uuid;
 
 use super::InstallationError;
 use super::files::private_dir;
+use super::host::this_host;
 use super::known_server::KnownServer;
 use super::leftovers::left_of;
 use super::on_server::{IfMissing, catalog_for, join};
 use super::place::{CatalogAt, Place};
+use super::server_databases::LOG;
 use crate::catalog::{Catalog, CatalogError, DatabaseCatalog, InstallationRecord};
 use crate::envelope::ResourceKind;
-use database::postgres::ServerUrl;
+use database::postgres::{self, ServerUrl};
 use vault::Caller;
-use vault::audit::{AuditLog, Reserve};
+use vault::audit::{AuditError, AuditLog, Reserve};
 use vault::remote::TokenCache;
 
 /// Everything that commands work on.
@@ -119,7 +124,6 @@ impl Installation {
             return Ok(None);
         };
         let state_dir = prepared_state_dir(&place.state_dir)?;
-        Reserve::of(&state_dir.join("audit.db")).release_if_full();
         let catalog_at = place.catalog.clone();
         let place = Place {
             state_dir,
@@ -248,12 +252,41 @@ impl Installation {
     }
 
     /// The log of what this installation does with keys that no vault sees: DEKs that are handed to
-    /// data planes and destroyed, sets that are changed. The first call makes it.
+    /// data planes and destroyed, sets that are changed. The first call makes it. With a catalog on a server it is
+    /// beside that, and each host has its key.
     ///
     /// # Errors
     /// [`InstallationError::Audit`].
     pub fn audit_log(&self) -> Result<AuditLog, InstallationError> {
-        Ok(AuditLog::open(&self.state_dir().join("audit.db"))?)
+        let Some(url) = self.place.catalog.server() else {
+            return Ok(AuditLog::open(&self.state_dir().join("audit.db"))?);
+        };
+        let db = postgres::open(url.as_str(), &LOG).map_err(AuditError::from)?;
+        Ok(AuditLog::open_shared(
+            db,
+            &self.audit_key_file(),
+            this_host(),
+        )?)
+    }
+
+    /// The key of the installation's log: of one on a server each host has it.
+    pub fn audit_key_file(&self) -> PathBuf {
+        self.state_dir().join("audit.key")
+    }
+
+    /// Whether this host has the key of the log, where hosts share that. Nothing is made, and nothing is recorded.
+    ///
+    /// # Errors
+    /// [`InstallationError::Audit`]: what it lacks.
+    pub fn check_audit_key(&self) -> Result<(), InstallationError> {
+        let Some(url) = self.place.catalog.server() else {
+            return Ok(());
+        };
+        let found = postgres::open_as_it_is(url.as_str(), &LOG).map_err(AuditError::from)?;
+        match found {
+            Some(db) => Ok(AuditLog::check_shared_key(&db, &self.audit_key_file())?),
+            None => Ok(()),
+        }
     }
 
     /// The identity on whose behalf the command line manages vaults.

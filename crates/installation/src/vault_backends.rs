@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::InstallationError;
 use crate::catalog::{HsmSettings, VaultKind, VaultRecord};
 use vault::hsm::{HsmKeys, HsmToken};
 use vault::{PrivateKeys, SoftwareKeys};
@@ -28,6 +29,22 @@ pub fn vault_backend(record: &VaultRecord) -> VaultBackend<'_> {
             ca: ca.as_deref(),
             token_endpoint: token_endpoint.as_deref(),
         },
+    }
+}
+
+/// The private keys of a vault that is kept in this installation.
+///
+/// # Errors
+/// [`InstallationError::RemoteVault`].
+pub(crate) fn private_keys(
+    record: &VaultRecord,
+) -> Result<Arc<dyn PrivateKeys>, InstallationError> {
+    match vault_backend(record) {
+        VaultBackend::Local(keys) => Ok(keys),
+        VaultBackend::Remote { .. } => Err(InstallationError::RemoteVault {
+            name: record.name.clone(),
+            url: record.url.clone(),
+        }),
     }
 }
 

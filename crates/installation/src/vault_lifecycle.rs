@@ -5,20 +5,18 @@
 //! the catalog notes that; the directory gets another name; the catalog forgets the vault; the directory is removed. After a crash
 //! in between the vault is still deleted, or its files are gone and the catalog's row is left: purging
 //! it again, or making a vault of that name, goes on from there.
+//!
+//! Of a vault on a server the schema gets another name in the transaction in which the catalog forgets the vault, and then
+//! the directory of this host; what has such a name is removed. Other hosts find by the catalog's note that theirs may go.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use uuid::Uuid;
-
-use super::files::sync_dir;
-use super::vaults::{PLATFORM_VAULT, lock, remove_if_there};
+use super::vault_leftovers::PURGED;
+use super::vaults::PLATFORM_VAULT;
 use super::{Installation, InstallationError};
 use crate::catalog::{CatalogError, Change, Kind, VaultRecord};
-use vault::{VaultDatabase, VaultDeletion, VaultError, VaultErrorCode};
+use vault::{VaultDeletion, VaultError, VaultErrorCode};
 
-/// How the directory of a purged vault begins that is not removed yet; no vault can be called so.
-const PURGED: &str = ".purged-";
 /// How the directory begins that has what was left of a vault whose database was gone: nobody removes it, since a master
 /// key may be in it, and the database may be found again.
 const LOST: &str = ".lost-";
@@ -66,7 +64,7 @@ impl Installation {
         if self.is_lost(&record) {
             return match force {
                 true => self.give_up(record),
-                false => Err(lost(&record.name)),
+                false => Err(self.lost(&record.name)),
             };
         }
         let (vault, operator) = (self.vault(&record.name)?, self.operator());
@@ -84,7 +82,7 @@ impl Installation {
 
     /// Forgets a vault whose files are gone, and puts aside what is left of them.
     fn give_up(&self, record: VaultRecord) -> Result<DeletedVault, InstallationError> {
-        let _lock = lock(&self.vaults_dir()).map_err(|e| self.directory_error(e))?;
+        let _lock = self.lock_vaults()?;
         let left = self.forget(&record.name, &format!("{LOST}{}-", record.name))?;
         Ok(DeletedVault {
             name: record.name,
@@ -120,13 +118,16 @@ impl Installation {
     }
 
     fn destroy(&self, record: &VaultRecord) -> Result<(), InstallationError> {
-        let _lock = lock(&self.vaults_dir()).map_err(|e| self.directory_error(e))?;
+        let _lock = self.lock_vaults()?;
         // A purge that was cut off has left a note, and no directory. Of what else is not to be seen nobody knows whether it
         // may go.
-        let is_gone = matches!(self.vaults_dir().join(&record.name).try_exists(), Ok(false));
+        let is_gone = match self.catalog().server_vaults() {
+            None => matches!(self.vault_dir(&record.name).try_exists(), Ok(false)),
+            Some(_) => self.is_lost(record),
+        };
         let is_purged = is_gone && self.catalog().vault_purged_at(&record.url)?.is_some();
         if !is_purged && self.is_lost(record) {
-            return Err(lost(&record.name));
+            return Err(self.lost(&record.name));
         }
         if !is_purged {
             self.vault(&record.name)?.purge(&self.operator())?;
@@ -149,8 +150,7 @@ impl Installation {
 
     /// A vault, if it is deleted. What cannot be looked at says so when it is used.
     fn deleted(&self, record: &VaultRecord) -> Option<DeletedVault> {
-        let path = self.vaults_dir().join(&record.name).join("vault.db");
-        let database = VaultDatabase::open(&path).ok()?;
+        let database = self.vault_database(&record.name).ok()?;
         Some(DeletedVault {
             name: record.name.clone(),
             url: record.url.clone(),
@@ -165,6 +165,11 @@ impl Installation {
     /// # Errors
     /// As [`Installation::purge_vault`].
     pub fn purge_due_vaults(&self) -> Result<Vec<String>, InstallationError> {
+        if self.catalog().server_vaults().is_some() {
+            // What other hosts have purged.
+            let _lock = self.lock_vaults()?;
+            self.sweep_vaults()?;
+        }
         let mut purged = Vec::new();
         for vault in self.deleted_vaults()? {
             if self.purge_due_vault(&vault.name)? {
@@ -175,7 +180,7 @@ impl Installation {
     }
 
     /// Destroys a vault if it is deleted and its retention time is over, which no lock forbids; whether it was. It is not
-    /// yet where the clock may be wrong by which that is so ([`VaultDatabase::puts_off_purge`]).
+    /// yet where the clock may be wrong by which that is so ([`puts_off_purge`](vault::VaultDatabase::puts_off_purge)).
     ///
     /// # Errors
     /// As [`Installation::purge_vault`].
@@ -184,8 +189,7 @@ impl Installation {
         let now = time::OffsetDateTime::now_utc();
         let deletion = self.deleted(&record).and_then(|vault| vault.deletion);
         let due = deletion.is_some_and(|deletion| deletion.scheduled_purge <= now);
-        let database = self.vaults_dir().join(&record.name).join("vault.db");
-        if !due || VaultDatabase::open(&database)?.puts_off_purge(now)? {
+        if !due || self.vault_database(&record.name)?.puts_off_purge(now)? {
             return Ok(false);
         }
         self.destroy(&self.kept_here(name)?)?;
@@ -199,23 +203,6 @@ impl Installation {
             .map(|vault| vault.record)
             .filter(|record| !record.kind.is_remote())
             .collect())
-    }
-
-    /// Whether the catalog knows a vault whose database is not there any more. One that cannot be looked at may be there.
-    pub fn is_lost(&self, record: &VaultRecord) -> bool {
-        let database = self.vaults_dir().join(&record.name).join("vault.db");
-        !record.kind.is_remote() && matches!(database.try_exists(), Ok(false))
-    }
-
-    /// Removes what a purge that was cut off has left.
-    pub fn sweep_purged(vaults: &Path) -> std::io::Result<()> {
-        for entry in fs::read_dir(vaults)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(PURGED) {
-                remove_if_there(&entry.path())?;
-            }
-        }
-        Ok(())
     }
 
     fn kept_here(&self, name: &str) -> Result<VaultRecord, InstallationError> {
@@ -240,18 +227,19 @@ impl Installation {
     /// Gives the directory of a vault, if it is there, a name that begins so, and has the catalog forget the vault. What
     /// was purged is removed then. The caller holds the lock of the vaults.
     fn forget(&self, name: &str, beginning: &str) -> Result<Option<PathBuf>, InstallationError> {
-        let vaults = self.vaults_dir();
-        let dir = vaults.join(name);
-        let mut left = None;
-        if dir.exists() {
-            let gone = vaults.join(format!("{beginning}{}", Uuid::new_v4()));
-            fs::rename(&dir, &gone)
-                .and_then(|()| sync_dir(&vaults))
-                .map_err(|e| self.directory_error(e))?;
-            left = Some(gone);
+        let server = self.catalog().server_vaults();
+        if let Some(server) = server {
+            server.retire_vault(name)?;
         }
-        self.catalog().forget_vault(name)?;
-        Self::sweep_purged(&vaults).map_err(|e| self.directory_error(e))?;
+        let dir = self.vault_dir(name);
+        let left = match dir.exists() {
+            true => Some(self.put_aside(&dir, beginning)?),
+            false => None,
+        };
+        if server.is_none() {
+            self.catalog().forget_vault(name)?;
+        }
+        self.sweep_vaults()?;
         Ok(left)
     }
 
@@ -308,22 +296,19 @@ impl Installation {
         Ok(users)
     }
 
-    pub(super) fn directory_error(&self, source: std::io::Error) -> InstallationError {
-        InstallationError::Directory {
-            path: self.vaults_dir(),
-            source,
-        }
+    /// A vault whose files are gone, as somebody is told who wants to delete it.
+    fn lost(&self, name: &str) -> InstallationError {
+        let (what, host) = match self.catalog().server_vaults() {
+            None => ("files", " on its host"),
+            Some(_) => ("tables", ""),
+        };
+        VaultError::new(
+            VaultErrorCode::Conflict,
+            format!(
+                "the {what} of the key vault '{name}' are gone, so that it can be neither deleted nor recovered: restore \
+                 them from a backup, or give the vault up{host} with `sealdisk keyvault delete {name} --force`"
+            ),
+        )
+        .into()
     }
-}
-
-/// A vault whose files are gone, as somebody is told who wants to delete it.
-fn lost(name: &str) -> InstallationError {
-    VaultError::new(
-        VaultErrorCode::Conflict,
-        format!(
-            "the files of the key vault '{name}' are gone, so that it can be neither deleted nor recovered: restore them \
-             from a backup, or give the vault up on its host with `sealdisk keyvault delete {name} --force`"
-        ),
-    )
-    .into()
 }

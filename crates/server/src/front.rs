@@ -36,6 +36,9 @@ pub trait Front: Send + Sync {
     /// [`InstallationError`]: nothing is served.
     fn begin(&self, site: &Site<'_>) -> Result<(), InstallationError>;
 
+    /// What is to be done every few seconds while it is served. It may block.
+    fn keep_up(&self, _site: &Site<'_>) {}
+
     /// What is asked, in a few words without the names in it, as traces have it.
     fn name(&self, head: &Head) -> &'static str;
 

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ const LEFT: Duration = Duration::from_secs(2);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How often it is looked for what is due.
 const TICK: Duration = Duration::from_secs(30);
+/// How often a server asks whether it is the one that does what is due: another one takes over so soon when it ends.
+const TURN: Duration = Duration::from_secs(2);
 /// How often sets that follow their key's latest version look for it. Each look is in the audit log.
 const FOLLOW: Duration = Duration::from_secs(300);
 /// Most bytes of a request's head.
@@ -47,6 +49,9 @@ const BACKLOG: u32 = 1024;
 const TOKEN_CONNECTIONS: usize = 64;
 /// Descriptors that are not connections: databases, listeners, the runtime's own.
 const OTHER_DESCRIPTORS: u64 = 256;
+
+/// What the keys that sign tokens are among those of an installation.
+const TOKENS: &str = "tokens";
 
 /// A listener that plays Azure's instance metadata service.
 pub struct Imds {
@@ -124,7 +129,7 @@ pub fn serve(
 ) -> Result<(), ServerError> {
     let limit = connection_limit(options.max_connections)?;
     let tokens = TokenService::open(
-        installation.state_dir(),
+        &installation.key_store(TOKENS)?,
         installation.id(),
         options.token_lifetime,
         options.domains.clone(),
@@ -239,28 +244,57 @@ async fn beat(pulse: Pulse) {
 
 /// Does what is due, now and then.
 async fn keep_up(shared: Arc<Shared>, tls: Arc<Tls>) {
-    let mut tick = tokio::time::interval(TICK);
+    let mut tick = tokio::time::interval(TURN);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut followed: Option<Instant> = None;
+    let upkeep = Arc::new(Mutex::new(Upkeep::default()));
     loop {
         tick.tick().await;
-        let follow = followed.is_none_or(|last| last.elapsed() >= FOLLOW);
-        if follow {
-            followed = Some(Instant::now());
-        }
         let (shared, tls) = (Arc::clone(&shared), Arc::clone(&tls));
+        let upkeep = Arc::clone(&upkeep);
         let work = move || {
-            shared.run_due();
+            let mut upkeep = upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+            upkeep.look(&shared, &tls);
+        };
+        if let Err(error) = tokio::task::spawn_blocking(work).await {
+            log::error!("looking for what is due failed: {error}");
+        }
+    }
+}
+
+/// When what is due was looked for.
+#[derive(Default)]
+struct Upkeep {
+    /// For this server alone.
+    own: Option<Instant>,
+    /// For all that serve the installation, by the one whose turn it is.
+    shared: Option<Instant>,
+    followed: Option<Instant>,
+}
+
+impl Upkeep {
+    fn look(&mut self, shared: &Arc<Shared>, tls: &Tls) {
+        let is_due = |last: Option<Instant>, every| last.is_none_or(|last| last.elapsed() >= every);
+        if is_due(self.own, TICK) {
+            self.own = Some(Instant::now());
+            shared.renew_token_keys();
             shared.watch_space();
             if let Err(error) = tls.run_due() {
                 log::error!("the TLS certificate stays as it was: {error}");
             }
-            if follow {
-                shared.follow_latest_keys();
-            }
-        };
-        if let Err(error) = tokio::task::spawn_blocking(work).await {
-            log::error!("looking for what is due failed: {error}");
+        }
+        shared.keep_up_front();
+        if !shared.has_turn() {
+            // Whoever has it next looks at once.
+            (self.shared, self.followed) = (None, None);
+            return;
+        }
+        if is_due(self.shared, TICK) {
+            self.shared = Some(Instant::now());
+            shared.run_due();
+        }
+        if is_due(self.followed, FOLLOW) {
+            self.followed = Some(Instant::now());
+            shared.follow_latest_keys();
         }
     }
 }
@@ -402,7 +436,6 @@ mod tests {
     use std::io::Write as _;
     use std::net::TcpStream;
     use std::path::Path;
-    use std::sync::Mutex;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use rustix::process::{Signal, getpid, kill_process};
@@ -494,6 +527,7 @@ mod tests {
         let options = ServeOptions {
             address,
             certificate: CertificateSource::Generated {
+                keys: installation.key_store("tls").unwrap(),
                 dir: dir.path().join("tls"),
                 domains: domains.clone(),
                 address: address.ip(),

@@ -17,7 +17,7 @@ use super::front::{Front, Site, Threads, Work, is_one_of};
 use super::host::VaultHost;
 use super::token::TokenService;
 use disks::des::{FollowedDes, LeftBehind};
-use installation::{Installation, InstallationError};
+use installation::{DueTurn, Installation, InstallationError};
 use vault::EmbeddedVault;
 use vault::audit::Space;
 
@@ -83,6 +83,8 @@ pub struct Shared {
     pub domains: Vec<String>,
     /// What is refused before it reaches a vault.
     pub floods: Floods,
+    /// Whether this is the one of all servers of the installation that does what is due.
+    turn: DueTurn,
     /// When it was said last that there is little room.
     low_since: Mutex<Option<Instant>>,
     places: Mutex<HashMap<String, Arc<Place>>>,
@@ -133,6 +135,7 @@ impl Shared {
     /// For the vaults of that installation.
     pub fn new(installation: Installation, tokens: TokenService, domains: Vec<String>) -> Self {
         Self {
+            turn: DueTurn::of(installation.place()),
             installation,
             tokens,
             domains,
@@ -165,6 +168,13 @@ impl Shared {
         match self.front() {
             Some(front) => front.begin(&self.site()),
             None => Ok(()),
+        }
+    }
+
+    /// See [`Front::keep_up`].
+    pub fn keep_up_front(self: &Arc<Self>) {
+        if let Some(front) = self.front() {
+            front.keep_up(&self.site());
         }
     }
 
@@ -300,13 +310,24 @@ impl Shared {
         }
     }
 
-    /// What is to be done without anybody asking: rotations and purges that are due, new signing
-    /// keys. Each vault has a thread for that, since one may hang. Failures are logged; the next
-    /// time tries again.
-    pub fn run_due(self: &Arc<Self>) {
+    /// Replaces the key that signs tokens when that has served its time, or takes the one that another server has made.
+    pub fn renew_token_keys(&self) {
         if let Err(error) = self.tokens.run_due() {
             log::error!("the token service's key was not replaced: {error}");
         }
+    }
+
+    /// Whether it is this server's turn to do what is due for all of the installation.
+    pub fn has_turn(&self) -> bool {
+        self.turn.is_mine().unwrap_or_else(|error| {
+            log::error!("whose turn it is to do what is due is not known: {error}");
+            false
+        })
+    }
+
+    /// What is to be done without anybody asking: rotations and purges that are due. Each vault has a thread for that,
+    /// since one may hang. Failures are logged; the next time tries again.
+    pub fn run_due(self: &Arc<Self>) {
         let vaults = self
             .installation
             .renew()
@@ -339,6 +360,10 @@ impl Shared {
 
     /// Says when there is little room for the logs, and again each hour, and when there is room again.
     pub fn watch_space(&self) {
+        // That of a server is its own to watch.
+        if self.installation.place().catalog.server().is_some() {
+            return;
+        }
         let dir = self.installation.state_dir();
         let space = match Space::at(dir) {
             Ok(space) => space,
@@ -440,7 +465,8 @@ mod tests {
         let installation = Installation::open(dir).unwrap();
         let (id, hour) = (installation.id(), Duration::from_secs(3600));
         let domains = vec!["vault.localhost".to_owned()];
-        let tokens = TokenService::open(dir, id, hour, domains.clone()).unwrap();
+        let keys = installation.key_store("tokens").unwrap();
+        let tokens = TokenService::open(&keys, id, hour, domains.clone()).unwrap();
         Arc::new(Shared::new(installation, tokens, domains))
     }
 

@@ -1,13 +1,12 @@
 //! The server's certificate: the operator's own, or one of a certificate authority that is made with
-//! the first start and that clients are told to trust (`STATE_DIR/tls/ca.pem`).
+//! the first start and that clients are told to trust (`STATE_DIR/tls/ca.pem`). The servers of an installation share it.
 //!
 //! Of the generated kind only the authority is kept. The server's own key and certificate are made
 //! anew at each start and before they expire, and are nowhere but in its memory.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -17,7 +16,6 @@ use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SerialNumber,
 };
-use rustix::fs::{FlockOperation, flock};
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::pem::PemObject;
@@ -27,7 +25,7 @@ use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
 use super::ServerError;
-use installation::files::{private_dir, sync_dir};
+use installation::KeyStore;
 use keys::{fill_random, sha256};
 
 /// How long the authority is valid. Clients trust it by a file that somebody copied to them.
@@ -38,6 +36,9 @@ const LEAF_LIFETIME: Duration = Duration::days(90);
 const BACKDATED: Duration = Duration::hours(1);
 /// What `ca.pem` says before the certificate; whoever reads PEM passes over it.
 const UNTIL: &str = "# Certificate authority of a Sealdisk key vault, valid until ";
+/// The key of the authority, and its certificate.
+const CA_KEY: &str = "ca.key";
+const CA: &str = "ca.pem";
 /// And the names and addresses that it may vouch for.
 const NAMES: &str = "# It vouches for nothing but: ";
 
@@ -50,9 +51,11 @@ pub enum CertificateSource {
         /// The private key, PEM.
         key: PathBuf,
     },
-    /// The authority in this directory.
+    /// The authority of the installation.
     Generated {
-        /// `STATE_DIR/tls`.
+        /// Where its key is, and its certificate.
+        keys: KeyStore,
+        /// `STATE_DIR/tls`, where this host has the certificate.
         dir: PathBuf,
         /// The domains of vaults.
         domains: Vec<String>,
@@ -127,15 +130,20 @@ impl Tls {
 
 /// The authority's certificate in `STATE_DIR/tls`.
 pub fn ca_file(dir: &Path) -> PathBuf {
-    dir.join("ca.pem")
+    dir.join(CA)
 }
 
 /// Makes the authority if there is none yet, and returns its certificate's file.
 ///
 /// # Errors
 /// [`ServerError`].
-pub fn ensure_ca(dir: &Path, domains: &[String], address: IpAddr) -> Result<PathBuf, ServerError> {
-    Authority::open(dir, &names(domains, address))?;
+pub fn ensure_ca(
+    keys: &KeyStore,
+    dir: &Path,
+    domains: &[String],
+    address: IpAddr,
+) -> Result<PathBuf, ServerError> {
+    Authority::open(keys, dir, &names(domains, address))?;
     Ok(ca_file(dir))
 }
 
@@ -159,12 +167,13 @@ fn load(source: &CertificateSource) -> Result<(Arc<ServerConfig>, State), Server
             Ok((from_files(certificate, key)?, state))
         }
         CertificateSource::Generated {
+            keys,
             dir,
             domains,
             address,
         } => {
             let names = names(domains, *address);
-            let authority = Authority::open(dir, &names)?;
+            let authority = Authority::open(keys, dir, &names)?;
             let (chain, key, end) = authority.issue(&names)?;
             let config = server_config(chain, key, &ca_file(dir))?;
             Ok((config, State::Until(end)))
@@ -212,21 +221,27 @@ impl Authority {
     /// Reads it, makes it when there is none, and gives it a new certificate in good time, or when it has
     /// none that vouches for `names` and for nothing else. The key stays, and so does the name: who trusts
     /// the old certificate is served with either, as far as that vouches for the server's names.
-    fn open(dir: &Path, names: &[String]) -> Result<Self, ServerError> {
-        private_dir(dir)?;
-        let _lock = lock(dir)?;
-        let key_path = dir.join("ca.key");
-        if !key_path.exists() {
-            let key = KeyPair::generate().map_err(|e| unusable(&key_path, e))?;
-            let pem = Zeroizing::new(key.serialize_pem());
-            write(dir, &key_path, 0o600, pem.as_bytes())?;
-        }
-        let pem = Zeroizing::new(read(&key_path)?);
-        let pem = std::str::from_utf8(&pem).map_err(|e| unusable(&key_path, e))?;
-        let key = KeyPair::from_pem(pem).map_err(|e| unusable(&key_path, e))?;
+    fn open(store: &KeyStore, dir: &Path, names: &[String]) -> Result<Self, ServerError> {
+        // Servers that start at the same time make one authority.
+        let keys = store.open()?;
+        let key_path = store.place_of(CA_KEY);
+        let key = match keys.read_unguarded(CA_KEY)? {
+            Some(pem) => {
+                let pem = std::str::from_utf8(&pem).map_err(|e| unusable(&key_path, e))?;
+                KeyPair::from_pem(pem).map_err(|e| unusable(&key_path, e))?
+            }
+            None => {
+                let key = KeyPair::generate().map_err(|e| unusable(&key_path, e))?;
+                let pem = Zeroizing::new(key.serialize_pem());
+                keys.put(CA_KEY, pem.as_bytes(), true)?;
+                key
+            }
+        };
         let now = OffsetDateTime::now_utc();
-        let path = ca_file(dir);
-        let known = constraints(&path);
+        let path = store.place_of(CA);
+        let found = keys.read_unguarded(CA)?;
+        let found = found.and_then(|found| String::from_utf8(found.to_vec()).ok());
+        let known = found.as_deref().and_then(constraints);
         let mut all = known.clone().unwrap_or_default();
         all.extend(
             names
@@ -236,20 +251,27 @@ impl Authority {
                 .collect::<Vec<_>>(),
         );
         let params = ca_params(&key, now, &all)?;
-        let due = expiry(&path).is_none_or(|end| now > end - CA_LIFETIME / 3);
-        if due || known.as_ref() != Some(&all) {
-            let certificate = params.self_signed(&key).map_err(|e| unusable(&path, e))?;
-            let until = params.not_after.format(&Rfc3339).unwrap_or_default();
-            let all = all.join(" ");
-            let text = format!("{UNTIL}{until}\n{NAMES}{all}\n{}", certificate.pem());
-            let first = !path.exists();
-            write(dir, &path, 0o644, text.as_bytes())?;
-            if !first {
-                log::warn!(
-                    "the certificate authority {} was renewed: give it to the clients again",
-                    path.display()
-                );
+        let end = found.as_deref().and_then(expiry);
+        let due = end.is_none_or(|end| now > end - CA_LIFETIME / 3);
+        let text = match found.filter(|_| !due && known.as_ref() == Some(&all)) {
+            Some(text) => text,
+            None => {
+                let certificate = params.self_signed(&key).map_err(|e| unusable(&path, e))?;
+                let until = params.not_after.format(&Rfc3339).unwrap_or_default();
+                let all = all.join(" ");
+                let text = format!("{UNTIL}{until}\n{NAMES}{all}\n{}", certificate.pem());
+                keys.put(CA, text.as_bytes(), false)?;
+                if end.is_some() || known.is_some() {
+                    log::warn!(
+                        "the certificate authority {} was renewed: give it to the clients again",
+                        path.display()
+                    );
+                }
+                text
             }
+        };
+        if store.is_shared() {
+            show(dir, &text)?;
         }
         Ok(Self { params, key })
     }
@@ -339,68 +361,25 @@ fn serial() -> Result<SerialNumber, ServerError> {
     Ok(SerialNumber::from_slice(&bytes))
 }
 
-fn expiry(ca: &Path) -> Option<OffsetDateTime> {
-    let text = fs::read_to_string(ca).ok()?;
+fn expiry(text: &str) -> Option<OffsetDateTime> {
     let until = text.lines().find_map(|line| line.strip_prefix(UNTIL))?;
     OffsetDateTime::parse(until, &Rfc3339).ok()
 }
 
 /// The names that the authority's certificate is constrained to; `None` for one from before there were
 /// constraints.
-fn constraints(ca: &Path) -> Option<Vec<String>> {
-    let text = fs::read_to_string(ca).ok()?;
+fn constraints(text: &str) -> Option<Vec<String>> {
     let names = text.lines().find_map(|line| line.strip_prefix(NAMES))?;
     Some(names.split_whitespace().map(Into::into).collect())
 }
 
-/// Servers that start at the same time make one authority.
-fn lock(dir: &Path) -> Result<File, ServerError> {
-    let path = dir.join(".lock");
-    let locked = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .and_then(|file| {
-            flock(&file, FlockOperation::LockExclusive)?;
-            Ok(file)
-        });
-    locked.map_err(|source| ServerError::File {
-        what: "lock",
-        path,
-        source,
-    })
-}
-
-/// Written beside its place, synced and renamed, so that nobody reads half a file.
-fn write(dir: &Path, path: &Path, mode: u32, content: &[u8]) -> Result<(), ServerError> {
-    let staging = path.with_extension("new");
-    let written = remove_if_there(&staging)
-        .and_then(|()| {
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(mode)
-                .open(&staging)
-        })
-        .and_then(|mut file| {
-            file.write_all(content)?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&staging, path))
-        .and_then(|()| sync_dir(dir));
-    written.map_err(|source| ServerError::File {
-        what: "write",
-        path: path.into(),
-        source,
-    })
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
+/// Has this host have a certificate that is elsewhere as a file, which clients are given.
+fn show(dir: &Path, text: &str) -> Result<(), ServerError> {
+    let here = KeyStore::in_directory(dir).open()?;
+    let known = here.read_unguarded(CA)?;
+    match known.is_some_and(|known| known.as_slice() == text.as_bytes()) {
+        true => Ok(()),
+        false => Ok(here.put(CA, text.as_bytes(), false)?),
     }
 }
 
@@ -428,6 +407,7 @@ mod tests {
 
     fn generated(dir: &Path) -> CertificateSource {
         CertificateSource::Generated {
+            keys: KeyStore::in_directory(&dir.join("tls")),
             dir: dir.join("tls"),
             domains: vec!["vault.localhost".into()],
             address: Ipv4Addr::LOCALHOST.into(),
@@ -465,9 +445,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tls = dir.path().join("tls");
         let domains = ["vault.localhost".to_owned()];
-        let path = ensure_ca(&tls, &domains, Ipv4Addr::LOCALHOST.into()).unwrap();
+        let keys = KeyStore::in_directory(&tls);
+        let ensure = || ensure_ca(&keys, &tls, &domains, Ipv4Addr::LOCALHOST.into()).unwrap();
+        let path = ensure();
         let first = fs::read_to_string(&path).unwrap();
-        let old = expiry(&path).unwrap();
+        let old = expiry(&first).unwrap();
         let near = OffsetDateTime::now_utc() + Duration::days(365);
         let text = first.replace(
             &old.format(&Rfc3339).unwrap(),
@@ -475,10 +457,10 @@ mod tests {
         );
         fs::write(&path, text).unwrap();
         let key = fs::read(tls.join("ca.key")).unwrap();
-        ensure_ca(&tls, &domains, Ipv4Addr::LOCALHOST.into()).unwrap();
+        ensure();
         let second = fs::read_to_string(&path).unwrap();
         assert_ne!(first, second);
-        assert!(expiry(&path).unwrap() >= old);
+        assert!(expiry(&second).unwrap() >= old);
         assert_eq!(fs::read(tls.join("ca.key")).unwrap(), key);
     }
 
@@ -513,7 +495,7 @@ mod tests {
         let before = tls.config().get_inner();
         make();
         let later = SystemTime::now() + std::time::Duration::from_secs(5);
-        File::options()
+        fs::File::options()
             .write(true)
             .open(&certificate)
             .and_then(|file| file.set_modified(later))
@@ -523,7 +505,7 @@ mod tests {
         assert!(!Arc::ptr_eq(&before, &after));
         // A key that does not fit: the old certificate stays in use.
         fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
-        File::options()
+        fs::File::options()
             .write(true)
             .open(&key)
             .and_then(|file| file.set_modified(later))

@@ -289,6 +289,11 @@ impl VaultError {
             .is_some_and(|kind| kind != ErrorKind::Column)
     }
 
+    /// Whether a table of the vault is not there, as of one on a server that was purged.
+    pub(crate) fn is_of_missing_table(&self) -> bool {
+        self.database() == Some(ErrorKind::Missing)
+    }
+
     /// Whether it is certain that the transaction that has failed with this changed nothing, though it was to be durable.
     pub(crate) fn has_changed_nothing(&self) -> bool {
         let kind = self.database();
@@ -322,6 +327,7 @@ pub(crate) fn is_there(path: &Path) -> Result<bool, VaultError> {
 fn code_of(kind: ErrorKind) -> VaultErrorCode {
     match kind {
         ErrorKind::Lost | ErrorKind::Overtaken => VaultErrorCode::Unreachable,
+        ErrorKind::Missing => VaultErrorCode::VaultNotFound,
         ErrorKind::Unique
         | ErrorKind::ForeignKey
         | ErrorKind::Busy
@@ -340,6 +346,7 @@ impl From<database::Error> for VaultError {
                 "there is no space left for the key vault's database; make room and try again"
             }
             ErrorKind::Lost => "the key vault's database cannot be reached, and nothing is changed",
+            ErrorKind::Missing => "the key vault is not in its database any more",
             ErrorKind::Overtaken => {
                 "others have changed the key vault's database all the time, and nothing is changed; try again"
             }
@@ -353,6 +360,7 @@ impl From<OpenError> for VaultError {
     fn from(source: OpenError) -> Self {
         let code = match &source {
             OpenError::Engine { source, .. } => code_of(source.kind()),
+            OpenError::NoSchema { .. } => VaultErrorCode::VaultNotFound,
             _ => VaultErrorCode::Internal,
         };
         Self {

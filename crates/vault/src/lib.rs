@@ -17,6 +17,8 @@ mod key_params;
 mod key_row;
 mod key_vault;
 mod master;
+mod moved;
+mod moving;
 mod names;
 mod network;
 mod permission;
@@ -50,6 +52,7 @@ pub use key_params::{
 };
 pub use key_vault::{KeyVault, Wrapped};
 pub use master::{MasterPlace, MasterSource};
+pub use moving::MovingFile;
 pub use names::{
     KeyUrl, check_key_name, embedded_vault_name, normal_vault_name, same_key_url, vault_url,
 };

@@ -11,7 +11,7 @@ use database::{Connection, Database, OpenError, sqlite};
 
 use crate::audit::Reserve;
 use crate::error::is_there;
-use crate::{VaultError, VaultErrorCode, store};
+use crate::{MasterPlace, VaultError, VaultErrorCode, moved, store};
 
 /// Each connection to a server is a thread here and a process there.
 const READERS_OF_SERVER: usize = 2;
@@ -79,6 +79,19 @@ impl VaultPlace {
         self.server.is_some()
     }
 
+    /// Refuses to keep the master key of a vault that hosts share where one of them alone has it.
+    pub(crate) fn refuse_of_one_host(&self, master: &MasterPlace) -> Result<(), VaultError> {
+        match master {
+            MasterPlace::Tpm2 { .. } if self.is_shared() => Err(VaultError::new(
+                VaultErrorCode::BadParameter,
+                "a key vault that several hosts share cannot have its master key in the TPM of one of them: give it as a \
+                 systemd credential (--master-credential), which `systemd-creds encrypt --with-key=tpm2` has under each \
+                 host's own TPM",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether there can be a vault; what is on a server is seen when it is opened.
     pub(crate) fn is_there(&self) -> Result<bool, VaultError> {
         self.file().map_or(Ok(true), is_there)
@@ -101,7 +114,11 @@ impl VaultPlace {
     pub(crate) fn open(&self) -> Result<Database, VaultError> {
         match &self.server {
             Some(open) => Ok(open()?),
-            None => Ok(sqlite::open(&self.path, &store::SCHEMA)?.into()),
+            None => {
+                let db: Database = sqlite::open(&self.path, &store::SCHEMA)?.into();
+                moved::refuse(&db, &self.path)?;
+                Ok(db)
+            }
         }
     }
 

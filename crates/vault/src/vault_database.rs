@@ -6,10 +6,11 @@ use std::path::Path;
 
 use database::{Connection, Database, Mode, params, sqlite};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
-use super::master::{MasterKey, Slot};
+use super::master::{MasterKey, MasterSource, Slot};
 use super::store::{self, VaultRow};
-use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings};
+use super::{VaultDeletion, VaultError, VaultErrorCode, VaultSettings, moved};
 use crate::embedded::{WHOLE_VAULT, busiest, puts_off};
 use crate::error::is_there;
 
@@ -26,7 +27,9 @@ impl VaultDatabase {
     /// [`VaultErrorCode::VaultNotFound`], [`VaultErrorCode::Internal`].
     pub fn open(path: &Path) -> Result<Self, VaultError> {
         must_be_there(path)?;
-        Self::of(sqlite::open(path, &store::SCHEMA)?.into(), path.display())
+        let db: Database = sqlite::open(path, &store::SCHEMA)?.into();
+        moved::refuse(&db, path)?;
+        Self::of(db, path.display())
     }
 
     /// As [`open`](Self::open) for who only looks: the database stays as it is, of an older version too,
@@ -36,8 +39,9 @@ impl VaultDatabase {
     /// As [`open`](Self::open).
     pub fn look(path: &Path) -> Result<Self, VaultError> {
         must_be_there(path)?;
-        let db = sqlite::open_as_it_is(path, &store::SCHEMA)?;
-        Self::of(db.into(), path.display())
+        let db: Database = sqlite::open_as_it_is(path, &store::SCHEMA)?.into();
+        moved::refuse(&db, path)?;
+        Self::of(db, path.display())
     }
 
     /// The database of a vault on a server, which messages call `place`.
@@ -52,6 +56,16 @@ impl VaultDatabase {
         let none = || VaultError::no_files(format!("{place} is the database of no vault"));
         let row = store::vault(&db)?.ok_or_else(none)?;
         Ok(Self { db, row })
+    }
+
+    /// What tells the vault from every other one, of the same name too.
+    pub fn id(&self) -> Uuid {
+        self.row.id
+    }
+
+    /// When the vault was made.
+    pub fn created(&self) -> OffsetDateTime {
+        self.row.created
     }
 
     /// The vault's name.
@@ -148,6 +162,11 @@ impl VaultDatabase {
         Ok(found.is_some())
     }
 
+    /// Where the vault expects its master key; `None` for one that was never given a choice.
+    pub fn master_source(&self) -> Option<MasterSource> {
+        self.row.master.clone()
+    }
+
     /// Where the vault expects its master key, in a few words.
     ///
     /// # Errors
@@ -156,7 +175,7 @@ impl VaultDatabase {
         Ok(match &self.row.master {
             Some(source) => source.describe(),
             None => format!(
-                "the systemd credential sealdisk-vault-{} or the file master.key beside vault.db",
+                "the systemd credential sealdisk-vault-{} or the file master.key in the vault's directory",
                 self.row.name
             ),
         })

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::log::{Log, WhichArgs, logs};
 use crate::cli::files::in_file;
-use crate::cli::output::size_cell;
+use crate::cli::output::{optional_size_cell, size_cell};
 use crate::cli::{CliError, Context, Tabular};
 use installation::Installation;
 use vault::Connection;
@@ -51,41 +51,74 @@ impl Log {
         }
     }
 
-    /// How the log is; `None` where its room is that of a server.
-    fn status(&self, installation: &Installation) -> Result<Option<StatusView>, CliError> {
+    fn status(&self, installation: &Installation) -> Result<StatusView, CliError> {
+        let counted = match self {
+            Self::Vault(vault) => vault.read_audit(|chain, db| Counted::of(chain, db)),
+            Self::Installation(log) => log.read(|chain, db| Counted::of(chain, db)),
+        }?;
         let own = installation.state_dir().join("audit.db");
+        let is_on_server = installation.place().catalog.server().is_some();
         let (path, reserve) = match self {
             Self::Vault(vault) => (vault.database(), vault.reserve_size()),
+            Self::Installation(_) if is_on_server => (None, 0),
             Self::Installation(log) => (Some(own.as_path()), log.reserve_size()),
         };
-        let Some(path) = path else {
-            return Ok(None);
-        };
-        let (last, archived, counting) = match self {
-            Self::Vault(vault) => vault.read_audit(|chain, db| count(chain, db)),
-            Self::Installation(log) => log.read(|chain, db| count(chain, db)),
-        }?;
-        let wal = path.with_extension("db-wal");
-        let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
-        let space = Space::at(path).map_err(|e| in_file(path, &e))?;
-        Ok(Some(StatusView {
+        let in_database = counted.bytes;
+        let room = path.map(|path| Room::of(path, reserve)).transpose()?;
+        Ok(StatusView {
             log: self.name(),
-            records: last - archived,
-            archived,
-            counting,
-            bytes: size(path) + size(&wal),
-            available_bytes: space.available,
-            reserve_bytes: reserve,
-            low: space.is_low(),
-            space,
-        }))
+            records: counted.last - counted.archived,
+            archived: counted.archived,
+            counting: counted.counting,
+            bytes: room.as_ref().map_or(in_database, |room| room.bytes),
+            available_bytes: room.as_ref().map(|room| room.space.available),
+            reserve_bytes: room.as_ref().map(|room| room.reserve),
+            low: room.as_ref().is_some_and(|room| room.space.is_low()),
+            space: room.map(|room| room.space),
+        })
     }
 }
 
-/// The number of the last record, and of the last one that was archived, and how many counters have counted something.
-fn count(chain: &Chain, db: &Connection) -> Result<(u64, u64, usize), AuditError> {
-    let open = chain.counters(db)?.iter().filter(|c| c.count > 0).count();
-    Ok((chain.last(db)?, chain.archived(db)?, open))
+/// What is in the database of a log.
+struct Counted {
+    /// The number of the last record.
+    last: u64,
+    /// That of the last one that was archived.
+    archived: u64,
+    /// How many counters have counted something.
+    counting: usize,
+    bytes: u64,
+}
+
+impl Counted {
+    fn of(chain: &Chain, db: &Connection) -> Result<Self, AuditError> {
+        let open = chain.counters(db)?;
+        Ok(Self {
+            last: chain.last(db)?,
+            archived: chain.archived(db)?,
+            counting: open.iter().filter(|counter| counter.count > 0).count(),
+            bytes: db.size()?,
+        })
+    }
+}
+
+/// The room of a log in a file.
+struct Room {
+    bytes: u64,
+    reserve: u64,
+    space: Space,
+}
+
+impl Room {
+    fn of(path: &Path, reserve: u64) -> Result<Self, CliError> {
+        let wal = path.with_extension("db-wal");
+        let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+        Ok(Self {
+            bytes: size(path) + size(&wal),
+            reserve,
+            space: Space::at(path).map_err(|e| in_file(path, &e))?,
+        })
+    }
 }
 
 /// How a log is.
@@ -101,13 +134,13 @@ struct StatusView {
     counting: usize,
     /// Of the database that has the log, and whatever else.
     bytes: u64,
-    /// On its file system.
-    available_bytes: u64,
-    /// 0 when it was given up.
-    reserve_bytes: u64,
+    /// On its file system; that of a server is not known here.
+    available_bytes: Option<u64>,
+    /// 0 when it was given up; a log on a server has none.
+    reserve_bytes: Option<u64>,
     low: bool,
     #[serde(skip)]
-    space: Space,
+    space: Option<Space>,
 }
 
 impl Tabular for StatusView {
@@ -129,8 +162,8 @@ impl Tabular for StatusView {
             self.archived.to_string(),
             self.counting.to_string(),
             size_cell(self.bytes),
-            size_cell(self.available_bytes),
-            size_cell(self.reserve_bytes),
+            optional_size_cell(self.available_bytes),
+            optional_size_cell(self.reserve_bytes),
             self.low.to_string(),
         ]
     }
@@ -186,10 +219,12 @@ pub(super) fn status(context: &Context, args: &StatusArgs) -> Result<(), CliErro
     let installation = context.installation()?;
     let mut views = Vec::new();
     for (_, log) in logs(&installation, &args.which)? {
-        views.extend(log?.status(&installation)?);
+        views.push(log?.status(&installation)?);
     }
     context.output.lines(&views)?;
-    let Some(low) = views.iter().find(|view| view.low) else {
+    let low = views.iter().filter(|view| view.low);
+    let mut low = low.filter_map(|view| Some((view, view.space?)));
+    let Some((low, space)) = low.next() else {
         return Ok(());
     };
     Err(CliError {
@@ -199,9 +234,9 @@ pub(super) fn status(context: &Context, args: &StatusArgs) -> Result<(), CliErro
             format!(
                 "there are {} MiB left for the log {}{}: make room, or archive records with \
                  `sealdisk audit archive`",
-                low.available_bytes >> 20,
+                space.available >> 20,
                 low.log,
-                low.space.consequence()
+                space.consequence()
             ),
         )
     })

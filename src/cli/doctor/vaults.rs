@@ -11,6 +11,7 @@ use installation::{Installation, Place};
 
 const CATALOG: &str = "catalog";
 const VAULT: &str = "vault";
+const LOG: &str = "audit log";
 const SET: &str = "disk encryption set";
 
 /// An installation, as far as it can be opened. One that is not there is not made.
@@ -70,8 +71,9 @@ impl Known {
     /// own.
     pub(super) fn vaults(&self) -> Vec<Check> {
         let mut checks = Vec::new();
-        if let (Ok(_), Some(place)) = (&self.installation, &self.server) {
+        if let (Ok(found), Some(place)) = (&self.installation, &self.server) {
             checks.push(Check::ok(CATALOG, format!("at {place}")));
+            checks.extend(found.as_ref().map(audit_key));
         }
         checks.extend(self.vaults_here());
         checks
@@ -99,6 +101,18 @@ impl Known {
     }
 }
 
+/// Whether this host has the key of the log that hosts share.
+fn audit_key(installation: &Installation) -> Check {
+    match installation.check_audit_key() {
+        Ok(()) => Check::ok(LOG, "this host has its key"),
+        Err(error) => Check::fail(
+            LOG,
+            error.to_string(),
+            "what cannot be recorded is not done: see docs/fleet.md",
+        ),
+    }
+}
+
 fn reached(installation: &Installation) -> Result<Vec<Check>, CliError> {
     let mut checks = Vec::new();
     for row in installation.catalog().vaults()? {
@@ -112,7 +126,12 @@ fn reached(installation: &Installation) -> Result<Vec<Check>, CliError> {
             Err(error) => Check::fail(
                 VAULT,
                 format!("{name} does not open: {error}"),
-                "disks under its keys cannot be attached: see docs/disaster-recovery.md",
+                match installation.place().catalog.server() {
+                    None => {
+                        "disks under its keys cannot be attached: see docs/disaster-recovery.md"
+                    }
+                    Some(_) => "disks under its keys cannot be attached here: see docs/fleet.md",
+                },
             ),
         });
     }

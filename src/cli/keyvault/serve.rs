@@ -24,6 +24,9 @@ use server::{
 /// Where Azure's own SDKs look for nothing, so that nothing else is in the way.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8443);
 
+/// What the authority's key is among the keys of an installation, and the directory of its certificate.
+const TLS: &str = "tls";
+
 /// Arguments of `keyvault serve`.
 #[derive(Args)]
 pub struct ServeArgs {
@@ -178,7 +181,7 @@ pub fn run(
     args: ServeArgs,
     management: Option<Management>,
 ) -> Result<(), CliError> {
-    let tls = installation.state_dir().join("tls");
+    let tls = installation.state_dir().join(TLS);
     let vault_domains = domains(&args.domain)?;
     let hosts = match &management {
         Some(management) => names(&management.hosts)?,
@@ -186,7 +189,8 @@ pub fn run(
     };
     let certified = [vault_domains.as_slice(), &hosts].concat();
     if args.print_ca {
-        let path = ensure_ca(&tls, &certified, args.listen.ip())?;
+        let keys = installation.key_store(TLS)?;
+        let path = ensure_ca(&keys, &tls, &certified, args.listen.ip())?;
         let pem = std::fs::read_to_string(&path).map_err(|source| ServerError::File {
             what: "read",
             path,
@@ -201,6 +205,7 @@ pub fn run(
     let certificate = match (args.cert, args.key) {
         (Some(certificate), Some(key)) => CertificateSource::Files { certificate, key },
         _ => CertificateSource::Generated {
+            keys: installation.key_store(TLS)?,
             dir: tls,
             domains: certified,
             address: args.listen.ip(),

@@ -3,6 +3,7 @@
 pub mod client;
 mod crash;
 mod hostile;
+mod many_servers;
 mod recorded;
 mod rules;
 pub mod sdk;

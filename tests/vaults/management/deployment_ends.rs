@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
-use test_support::{Server, contains, content_of, files_below};
+use test_support::postgres::PostgresServer;
+use test_support::{Host, Server, contains, content_of, files_below};
 
 use super::client::{Client, Managed, serve};
 use super::deployments::{DEPLOYMENTS, DISKS, PATIENCE, deploy, disk, ended};
@@ -199,8 +200,13 @@ fn made(client: &Client<'_>, name: &str) -> usize {
     made.as_array().map_or(0, Vec::len)
 }
 
-/// Deploys so many disks, and kills the server when some of them are there.
+/// Deploys so many disks, and kills the server when some of them are there; another one is there then.
 fn killed(managed: &mut Managed, name: &str, template: &Value, parameters: &Value) {
+    killed_while(managed, name, template, parameters);
+    managed.served = serve(&managed.host);
+}
+
+fn killed_while(managed: &Managed, name: &str, template: &Value, parameters: &Value) {
     let client = managed.client(&managed.admin);
     std::thread::scope(|scope| {
         let client = &client;
@@ -216,7 +222,6 @@ fn killed(managed: &mut Managed, name: &str, template: &Value, parameters: &Valu
         kill_process(managed.served.pid(), Signal::KILL).unwrap();
         put.join().unwrap();
     });
-    managed.served = serve(&managed.host);
 }
 
 #[test]
@@ -253,6 +258,46 @@ fn a_deployment_goes_on_after_the_server_was_killed() {
         listed.iter().all(|disk| disk["tags"]["id"] == *id),
         "one id, before and after"
     );
+}
+
+/// Of several servers each leaves to the others what they do, and one goes on with what another one has left.
+#[test]
+fn a_deployment_goes_on_at_another_server() {
+    let Some(database) = PostgresServer::shared() else {
+        return;
+    };
+    let mut host = Host::new();
+    host.set_env("SEALDISK_CATALOG", &database.new_schema());
+    let mut managed = Managed::on(host);
+    group(&managed.client(&managed.admin));
+    let mut many = disk("[concat('d', copyIndex())]");
+    many["copy"] = json!({"name": "disks", "count": 40});
+    many["tags"] = json!({"id": "[parameters('id')]"});
+    let template = json!({
+        "parameters": {"id": {"type": "string", "defaultValue": "[newGuid()]"}},
+        "resources": [many],
+    });
+    let other = serve(&managed.host);
+    killed_while(&managed, "many", &template, &json!({}));
+    managed.served = other;
+    let client = managed.client(&managed.admin);
+    // Until it is known that the first is gone nothing else is done in its place.
+    let again = deploy(&client, "many", &template, &json!({}));
+    assert_eq!(
+        (again.status, again.code()),
+        (409, "DeploymentActive"),
+        "{again:?}"
+    );
+    let body = ended(&client, "many");
+    assert_eq!(
+        body["properties"]["provisioningState"], "Succeeded",
+        "{body}"
+    );
+    let listed = client.ok(&format!("GET {DISKS}"), None);
+    let listed = listed["value"].as_array().unwrap();
+    assert_eq!(listed.len(), 40);
+    let id = &listed[0]["tags"]["id"];
+    assert!(listed.iter().all(|disk| disk["tags"]["id"] == *id));
 }
 
 #[test]

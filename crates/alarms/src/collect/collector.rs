@@ -6,7 +6,7 @@ use std::io;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::keys::{KeyBook, database};
+use super::keys::KeyBook;
 use super::one_disk::OneDisk;
 use super::remote_keys::RemoteKeys;
 use super::{certificates, resources, space};
@@ -18,7 +18,6 @@ use disks::DiskView;
 use installation::Installation;
 use installation::backup::{directory_of_units, last_made};
 use installation::envelope::ResourceKind;
-use vault::VaultDatabase;
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy)]
@@ -151,8 +150,9 @@ fn vaults(installation: &Installation, facts: &mut Facts) -> Result<(), AlarmsEr
         if record.kind.is_remote() {
             continue;
         }
-        let path = database(installation, &record.name);
-        let looked = VaultDatabase::look(&path).and_then(|database| database.busiest(facts.now));
+        let looked = installation
+            .look_at_vault(&record.name)
+            .and_then(|database| database.busiest(facts.now));
         match looked {
             Ok((busiest, limit)) => facts.vaults.push(VaultFacts {
                 name: record.name,

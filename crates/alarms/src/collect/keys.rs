@@ -1,7 +1,6 @@
 //! Keys: which of them something needs, and until when they may be used.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::rc::Rc;
 
 use time::OffsetDateTime;
@@ -14,7 +13,7 @@ use crate::error::AlarmsError;
 use crate::facts::{Facts, KeyFacts, KeyRefusal, Unknown};
 use installation::Installation;
 use installation::catalog::{DesIdentity, DiskEncryptionSetRecord};
-use vault::{KeyPermission, KeyUrl, Permissions, SeenKey, VaultDatabase, same_key_url, vault_url};
+use vault::{KeyPermission, KeyUrl, Permissions, SeenKey, same_key_url, vault_url};
 
 /// The key that wraps what is made now.
 #[derive(Debug, Clone)]
@@ -311,8 +310,7 @@ impl<'a> KeyBook<'a> {
         if let Some(known) = self.vaults.get(name) {
             return known.clone();
         }
-        let path = database(self.installation, name);
-        let read = VaultDatabase::look(&path).and_then(|database| {
+        let read = self.installation.look_at_vault(name).and_then(|database| {
             Ok(Vault {
                 is_deleted: database.deletion()?.is_some(),
                 versions: database.seen_keys()?,
@@ -354,9 +352,4 @@ fn times_of(name: &str, vault: &Vault, version: &SeenKey) -> Times {
         not_before: version.not_before,
         refusal,
     }
-}
-
-/// The database of a vault that is kept here.
-pub(super) fn database(installation: &Installation, name: &str) -> PathBuf {
-    installation.vaults_dir().join(name).join("vault.db")
 }

@@ -19,6 +19,8 @@ use installation::catalog::OperationState;
 
 /// Versions of the API are any dates; this is for what has none.
 const VERSION: &str = "2025-01-02";
+/// How often it is looked what has become of an operation at another server.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Who works for somebody.
 pub struct Worker<'a> {
@@ -138,16 +140,26 @@ impl<'a> Worker<'a> {
             )));
         };
         let Server { site, changes, .. } = self.server;
-        changes.going.wait(operation, Duration::MAX);
-        let known = site.installation().catalog().operation(operation)?;
-        match known {
-            Some(record) if record.state == OperationState::Succeeded => {
-                self.ask("GET", id, api_version, Value::Null)
-            }
-            Some(record) => Err(failure(&record)),
-            None => Err(ArmError::internal(format!(
-                "an operation about {id} is gone"
-            ))),
+        loop {
+            changes.going.wait(operation, Duration::MAX);
+            let known = site.installation().catalog().operation(operation)?;
+            return match known {
+                Some(record) if record.state == OperationState::Succeeded => {
+                    self.ask("GET", id, api_version, Value::Null)
+                }
+                // Another server has begun it, or goes on with it.
+                Some(record)
+                    if record.state == OperationState::Running
+                        && changes.owners.is_of_another(&record) =>
+                {
+                    std::thread::sleep(LOOK);
+                    continue;
+                }
+                Some(record) => Err(failure(&record)),
+                None => Err(ArmError::internal(format!(
+                    "an operation about {id} is gone"
+                ))),
+            };
         }
     }
 }

@@ -45,6 +45,7 @@ fn request(call: &Call<'_>, work: &dyn Work) -> Value {
     json!({
         "authority": call.head.authority,
         "peer": call.head.peer.to_string(),
+        "server": call.changes.owners.own_id(),
         "work": work.kept(),
     })
 }
@@ -77,24 +78,45 @@ pub fn begin_after(
     let going = &call.changes.going;
     match going.enter(&record.target, id, share, share.most()) {
         Entered::New => {
-            let noted = call.catalog().put_operation(&record);
-            let ready = noted
-                .map_err(ArmError::from)
-                .and_then(|()| first().inspect_err(|_| forget(call.site, id)));
-            let begun = ready.and_then(|()| Server::of(call).spawn(record, work));
-            if begun.is_err() {
+            let begun = begin_alone(call, record, work, first);
+            if !begun.as_ref().is_ok_and(|begun| *begun == id) {
                 going.leave(id);
             }
-            begun.map(|()| id)
+            begun
         }
-        Entered::Already(id) => {
-            let known = call.catalog().operation(id)?;
-            match known.is_some_and(|known| known.request["work"] == record.request["work"]) {
-                true => Ok(id),
-                false => Err(another(&record.target)),
-            }
-        }
+        Entered::Already(id) => joined(call.catalog().operation(id)?, &record),
         Entered::TooMany => Err(too_many(share)),
+    }
+}
+
+/// Begins what nobody else does at this server, unless another server does.
+fn begin_alone(
+    call: &Call<'_>,
+    record: OperationRecord,
+    work: Box<dyn Work>,
+    first: impl FnOnce() -> Result<(), ArmError>,
+) -> Result<Uuid, ArmError> {
+    let id = record.id;
+    let elsewhere = || call.changes.owners.elsewhere(call.catalog(), &record);
+    // That of a deployment would go, and what it does end, with the new one.
+    if let Some(other) = elsewhere()? {
+        return joined(Some(other), &record);
+    }
+    call.catalog().put_operation(&record)?;
+    // Of two that are begun at the same time one at least sees the other now.
+    let ready = elsewhere().and_then(|other| match other {
+        None => first(),
+        Some(_) => Err(another(&record.target)),
+    });
+    ready.inspect_err(|_| forget(call.site, id))?;
+    Server::of(call).spawn(record, work).map(|()| id)
+}
+
+/// The operation that goes on, if it is the same.
+fn joined(known: Option<OperationRecord>, wanted: &OperationRecord) -> Result<Uuid, ArmError> {
+    match known.filter(|known| known.request["work"] == wanted.request["work"]) {
+        Some(known) => Ok(known.id),
+        None => Err(another(&wanted.target)),
     }
 }
 
@@ -224,17 +246,28 @@ fn end(site: &Site<'_>, record: &mut OperationRecord, outcome: Result<OperationS
     }
 }
 
-/// Goes on with what the end of the server has cut off; `work_of` says what it was.
+/// Forgets what became of operations long ago.
+///
+/// # Errors
+/// When the catalog cannot be written.
+pub fn forget_ended(server: Server<'_>) -> Result<(), ArmError> {
+    let catalog = server.site.installation().catalog();
+    Ok(catalog.forget_operations(OffsetDateTime::now_utc() - KEPT)?)
+}
+
+/// Goes on with what the end of a server has cut off; `work_of` says what it was.
 ///
 /// # Errors
 /// When the catalog cannot be read, or an operation has no thread.
 pub fn go_on(server: Server<'_>, work_of: WorkOf) -> Result<(), ArmError> {
     let (catalog, going) = (server.site.installation().catalog(), &server.changes.going);
-    catalog.forget_operations(OffsetDateTime::now_utc() - KEPT)?;
     let mut left = Vec::new();
     // A resource has one operation at a time, the newest. All are known before the first goes on: what a deployment
     // asks for is the operation that it has begun before.
     for mut record in catalog.running_operations()?.into_iter().rev() {
+        if !server.changes.owners.take(catalog, &mut record)? {
+            continue;
+        }
         let worker = server.worker(&record);
         let work = match worker.and_then(|worker| work_of(&record, &worker.names())) {
             Ok(work) => work,

@@ -41,6 +41,31 @@ pub(super) struct Postgres {
 /// For how long the row of a connection is sure to be there: `open` removes those of a day ago.
 const KEPT: Duration = Duration::from_secs(12 * 3600);
 
+/// The number of a name, of those in the schema of the connection: advisory locks have no names, and are one for all of a
+/// database.
+macro_rules! number_of_name {
+    () => {
+        "hashtextextended('sealdisk ' || current_schema() || ' ' || ?::text, 0)"
+    };
+}
+
+const LOCK: &str = concat!(
+    "WITH held AS MATERIALIZED (SELECT pg_advisory_lock(",
+    number_of_name!(),
+    ")) SELECT true FROM held"
+);
+const TRY_LOCK: &str = concat!("SELECT pg_try_advisory_lock(", number_of_name!(), ")");
+const UNLOCK: &str = concat!("SELECT pg_advisory_unlock(", number_of_name!(), ")");
+const HAS_LOCKED: &str = concat!(
+    "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted \
+     AND objsubid = 1 AND ((classid::bigint << 32) | objid::bigint) = ",
+    number_of_name!(),
+    ")"
+);
+
+const SIZE: &str = "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class \
+                    WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'";
+
 /// A transaction that was said to be durable.
 #[derive(Debug, Clone)]
 struct Durable {
@@ -183,6 +208,16 @@ impl Postgres {
                 )
             }
         }
+    }
+
+    /// What a statement says of a name, by one truth.
+    fn ask_whether(&self, sql: &str, name: &str) -> Result<bool, Error> {
+        let mut says = false;
+        self.query(sql, &[Value::Text(name.into())], &mut |row| {
+            says = row.get::<bool>(0).unwrap_or_default();
+            ControlFlow::Break(())
+        })?;
+        Ok(says)
     }
 
     /// The number of the last transaction that was to change something.
@@ -382,6 +417,33 @@ impl Engine for Postgres {
 
     fn patience(&self) -> Duration {
         self.address.patience
+    }
+
+    fn lock(&self, name: &str, waits: bool) -> Result<bool, Error> {
+        self.ask_whether(if waits { LOCK } else { TRY_LOCK }, name)
+    }
+
+    fn unlock(&self, name: &str) -> Result<(), Error> {
+        // A connection that was lost has given back what it had.
+        if self.connected.borrow().is_none() {
+            return Ok(());
+        }
+        let name = [Value::Text(name.to_owned().into())];
+        self.ask(move |session| session.query(UNLOCK, &name))
+            .map(drop)
+    }
+
+    fn has_locked(&self, name: &str) -> Result<bool, Error> {
+        self.ask_whether(HAS_LOCKED, name)
+    }
+
+    fn size(&self) -> Result<u64, Error> {
+        let mut bytes = 0;
+        self.query(SIZE, &[], &mut |row| {
+            bytes = row.get::<i64>(0).unwrap_or_default();
+            ControlFlow::Break(())
+        })?;
+        Ok(u64::try_from(bytes).unwrap_or_default())
     }
 
     fn shrink(&self) -> Result<(), Error> {

@@ -50,6 +50,7 @@ fn kind_of(code: &SqlState) -> ErrorKind {
         SqlState::LOCK_NOT_AVAILABLE | SqlState::QUERY_CANCELED => ErrorKind::Busy,
         SqlState::READ_ONLY_SQL_TRANSACTION => ErrorKind::ReadOnly,
         SqlState::DISK_FULL => ErrorKind::Full,
+        SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME => ErrorKind::Missing,
         SqlState::ADMIN_SHUTDOWN
         | SqlState::CRASH_SHUTDOWN
         | SqlState::CANNOT_CONNECT_NOW

@@ -7,6 +7,7 @@ mod password_file;
 mod placeholders;
 mod private;
 mod schema;
+mod schemas;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod url;
 mod values;
 
 pub use schema::Schema;
+pub use schemas::{drop_schema, has_schema, make_schema, rename_schema, schemas};
 pub use url::ServerUrl;
 
 use std::sync::Arc;
@@ -44,6 +46,20 @@ pub fn open_made(url: &str, schema: &Schema) -> Result<Option<Database>, OpenErr
         true => made_ready(connected, address, schema).map(Some),
         false => Ok(None),
     }
+}
+
+/// As [`open_made`], for who only looks: a database of an older version is not brought up to date, since processes of that
+/// version may use it.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_as_it_is(url: &str, schema: &Schema) -> Result<Option<Database>, OpenError> {
+    let address = Arc::new(address_of(url, schema)?);
+    let connected = connected(&address, schema)?;
+    Ok(match is_there(&connected, &address, schema)? {
+        true => Some(Postgres::over(address, *schema, connected)),
+        false => None,
+    })
 }
 
 /// Whether there is anything of a database, which this program can open. Nothing is made, nor brought up to date.

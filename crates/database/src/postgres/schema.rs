@@ -82,8 +82,8 @@ impl Schema {
     pub(super) fn check(&self, session: &mut Session, place: &str) -> Result<(), Error> {
         match self.found(session, place) {
             Ok(found) if found == self.version() => Ok(()),
-            Ok(_) => Err(Error::new(
-                ErrorKind::Other,
+            Ok(_) | Err(OpenError::NoSchema { .. }) => Err(Error::new(
+                ErrorKind::Missing,
                 format!("the {} {place} is not there any more", self.what),
             )),
             Err(OpenError::Engine { source, .. }) => Err(source),
@@ -100,11 +100,10 @@ impl Schema {
             Ok((column(0)?, column(1)?, column(2)?))
         });
         let (has_place, has_own, has_any) = looked.transpose().map_err(engine)?.unwrap_or_default();
-        if !has_place {
-            let why = "no schema in its search_path is there";
-            return Err(engine(Error::new(ErrorKind::Other, why)));
-        }
         let (place, what) = (place.to_owned(), self.what);
+        if !has_place {
+            return Err(OpenError::NoSchema { place, what });
+        }
         match (has_own, has_any) {
             (false, false) => return Ok(0),
             (false, true) => return Err(OpenError::Occupied { place, what }),

@@ -27,6 +27,26 @@ impl ServerUrl {
         })
     }
 
+    /// The same database with another schema: what is made there, and looked for, without one being named.
+    pub fn in_schema(&self, schema: &str) -> Self {
+        let setting = format!("-csearch_path%3D{schema}");
+        let (before, options) = self.url.split_once('?').unwrap_or((self.url.as_str(), ""));
+        let options = options.split('&').filter(|option| !option.is_empty());
+        let mut options: Vec<String> = options.map(Into::into).collect();
+        // Of two settings the last one counts.
+        match options
+            .iter_mut()
+            .rfind(|option| option.starts_with("options="))
+        {
+            Some(option) => *option += &format!("%20{setting}"),
+            None => options.push(format!("options={setting}")),
+        }
+        Self {
+            url: format!("{before}?{}", options.join("&")),
+            ..self.clone()
+        }
+    }
+
     /// As it was given.
     pub fn as_str(&self) -> &str {
         &self.url
@@ -47,6 +67,30 @@ impl fmt::Display for ServerUrl {
 #[cfg(test)]
 mod tests {
     use super::ServerUrl;
+
+    #[test]
+    fn a_schema_takes_the_place_of_the_one_that_was_given() {
+        for (url, expected) in [
+            (
+                "postgres://me@db/d",
+                "postgres://me@db/d?options=-csearch_path%3Ds",
+            ),
+            (
+                "postgres:///d?host=/run/postgresql&",
+                "postgres:///d?host=/run/postgresql&options=-csearch_path%3Ds",
+            ),
+            (
+                "postgres://me@db/d?options=-csearch_path%3Da&passfile=/p",
+                "postgres://me@db/d?options=-csearch_path%3Da%20-csearch_path%3Ds&passfile=/p",
+            ),
+        ] {
+            let url = ServerUrl::parse(url).unwrap();
+            let other = url.in_schema("s");
+            assert_eq!(other.as_str(), expected);
+            assert_eq!(ServerUrl::parse(expected), Ok(other.clone()));
+            assert_eq!(other.to_string(), url.to_string());
+        }
+    }
 
     #[test]
     fn a_url_is_shown_without_its_options_and_refused_without_its_secret() {

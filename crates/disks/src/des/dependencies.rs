@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use super::key_user::KeyUser;
 use super::safety::{
-    Needs, SafeToDisable, Safety, VaultLook, database, is_version_of, of_elsewhere, safety_of,
-    why_departed, why_incomplete, why_restored,
+    Needs, SafeToDisable, Safety, VaultLook, is_version_of, of_elsewhere, safety_of, why_departed,
+    why_incomplete, why_restored,
 };
 use super::seen_keys::SeenKeys;
 use super::usage::{key_users_of, sets_with};
@@ -342,7 +342,7 @@ impl Dependencies {
 
 /// What an identity has used the keys of a vault for that is not here.
 fn uses_by(installation: &Installation, vault: &str, id: Uuid) -> Result<Found, InstallationError> {
-    let database = database(installation, vault)?;
+    let database = installation.look_at_vault(vault)?;
     let mut found = Found::new();
     if let Some(since) = database.incomplete()? {
         found.push((SafeToDisable::Unknown, why_incomplete(vault, since)));
@@ -367,7 +367,7 @@ fn seen_vault(installation: &Installation, record: VaultRecord, keys: &mut SeenK
         return vault;
     }
     let mut read = || -> Result<(), VaultError> {
-        let database = database(installation, &vault.record.name)?;
+        let database = installation.look_at_vault(&vault.record.name)?;
         vault.is_deleted = database.deletion()?.is_some();
         vault.policies = database.policies()?;
         for mut key in database.seen_keys()? {

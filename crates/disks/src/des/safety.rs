@@ -11,7 +11,7 @@ use super::key_user::KeyUser;
 use installation::catalog::{DepartedRecord, Departure, RestoredRecord};
 use installation::{Installation, InstallationError};
 use vault::audit::AuditRecord;
-use vault::{KeyId, KeyUrl, KeyUsed, VaultDatabase, VaultError, moment, same_key_url};
+use vault::{KeyId, KeyUrl, KeyUsed, moment, same_key_url};
 
 /// A client that used a key version within this time is taken to need it still: a running disk uses
 /// its key at every check, and one that is attached now and then has its days.
@@ -86,7 +86,9 @@ impl VaultLook {
         let (name, version) = (&key.name, key.version.as_deref());
         Ok(match self {
             Self::Opened => installation.vault(vault)?.last_uses(name, version)?,
-            Self::Database => database(installation, vault)?.last_uses(name, version)?,
+            Self::Database => installation
+                .look_at_vault(vault)?
+                .last_uses(name, version)?,
         })
     }
 
@@ -98,7 +100,7 @@ impl VaultLook {
     ) -> Result<Option<OffsetDateTime>, InstallationError> {
         Ok(match self {
             Self::Opened => installation.vault(vault)?.incomplete()?,
-            Self::Database => database(installation, vault)?.incomplete()?,
+            Self::Database => installation.look_at_vault(vault)?.incomplete()?,
         })
     }
 
@@ -110,17 +112,9 @@ impl VaultLook {
     ) -> Result<bool, InstallationError> {
         Ok(match self {
             Self::Opened => installation.vault(vault)?.has_key(key)?,
-            Self::Database => database(installation, vault)?.has_key(key)?,
+            Self::Database => installation.look_at_vault(vault)?.has_key(key)?,
         })
     }
-}
-
-/// The database of a vault that is kept here.
-pub(super) fn database(
-    installation: &Installation,
-    vault: &str,
-) -> Result<VaultDatabase, VaultError> {
-    VaultDatabase::look(&installation.vaults_dir().join(vault).join("vault.db"))
 }
 
 /// What this installation has under a key, and the sets that make disks with it.

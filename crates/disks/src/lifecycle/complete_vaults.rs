@@ -3,7 +3,7 @@
 //! Until then what it does not know is not refused for good (`vault::EmbeddedVault::incomplete`). It is looked at by the
 //! headers: a restored catalog may be as old as the vault.
 
-use vault::{KeyPermission, KeyUrl, VaultDatabase};
+use vault::{KeyPermission, KeyUrl};
 
 use crate::resource::reconcile::reconcile_one;
 use installation::catalog::{CatalogError, DesIdentity, VaultRecord};
@@ -41,8 +41,7 @@ fn complete(
     record: &VaultRecord,
     needs: &[Need],
 ) -> Result<Vec<String>, InstallationError> {
-    let path = installation.vaults_dir().join(&record.name);
-    let database = VaultDatabase::open(&path.join("vault.db"))?;
+    let database = installation.vault_database(&record.name)?;
     // A deleted vault takes no change, and refuses everything for another reason.
     if database.incomplete()?.is_none() || database.deletion()?.is_some() {
         return Ok(Vec::new());

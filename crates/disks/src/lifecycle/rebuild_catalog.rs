@@ -40,7 +40,7 @@ const MAKING: Duration = Duration::MINUTE;
 type UsedBy = BTreeMap<String, BTreeMap<String, OffsetDateTime>>;
 
 /// Adds to the catalog of an installation, which is made when there is none, what is there and is not
-/// in it: records from the catalog's copy, vaults by their directories, disks, snapshots and
+/// in it: records from the catalog's copy, vaults by their directories or schemas, disks, snapshots and
 /// images by the headers in their usual directories and in `data_dirs`. `all_named` is the operator's word that there
 /// are no disks elsewhere: it makes up for what a restored catalog, or one that was made again, did not know, and for what
 /// restored vaults lacked, unless something could not be read. A catalog on a server has no copy, and is not made again.
@@ -60,7 +60,7 @@ pub fn rebuild(
         CatalogAt::StateDir => opened_or_made(place, &mut rebuilt)?,
         CatalogAt::Server(_) => {
             let installation = Installation::open_existing(place)?;
-            (VaultsLock::take(installation.state_dir())?, installation)
+            (VaultsLock::take(installation.place())?, installation)
         }
     };
     let found = installation.register_found_vaults()?;
@@ -92,7 +92,7 @@ fn opened_or_made(
 ) -> Result<(VaultsLock, Installation), InstallationError> {
     let state_dir = prepared_state_dir(&place.state_dir)?;
     let path = state_dir.join("catalog.db");
-    let lock = VaultsLock::take(&state_dir)?;
+    let lock = VaultsLock::take(&Place::from(&state_dir))?;
     Installation::refuse_elsewhere(&state_dir)?;
     let catalog = if path.exists() {
         DatabaseCatalog::open(&path)?

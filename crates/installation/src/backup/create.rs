@@ -32,8 +32,8 @@ use crate::place::CATALOG_FILE;
 use crate::{Installation, InstallationError};
 use keys::{FIPS, Hashing, hex};
 use traces::Span;
-use vault::VaultDatabase;
 use vault::audit::{self, AuditRecord};
+use vault::{VaultDatabase, VaultErrorCode};
 
 /// Directories of keys and certificates that are taken as they are, and what the names of their files end in.
 const PRIVATE_FILES: [(&str, &str); 4] = [
@@ -140,6 +140,8 @@ struct Snapshot {
 struct Sources {
     begun: OffsetDateTime,
     snapshots: Vec<Snapshot>,
+    /// The vaults that are kept here, or whose databases are on the server.
+    vaults: Vec<String>,
     files: Vec<(String, ItemKind, Zeroizing<Vec<u8>>)>,
     left_out: Vec<String>,
     archived: Vec<ArchivedPart>,
@@ -152,6 +154,7 @@ impl Sources {
         let mut sources = Self {
             begun: OffsetDateTime::now_utc(),
             snapshots: Vec::new(),
+            vaults: Vec::new(),
             files: Vec::new(),
             left_out: vec!["disks, snapshots and images: `sealdisk disk copy` or `export`".into()],
             archived: Vec::new(),
@@ -162,7 +165,8 @@ impl Sources {
         match server {
             None => sources.begin(state, CATALOG_FILE, ItemKind::Catalog)?,
             Some(url) => sources.left_out.push(format!(
-                "the catalog, which is at {url}: its backups are the server's"
+                "the catalog, key vaults, audit logs and keys of servers, which are at {url}: their backups are the \
+                 server's"
             )),
         }
         let vaults = installation.catalog().vaults()?.into_iter();
@@ -173,22 +177,21 @@ impl Sources {
                 sources.left_out.push(what);
                 continue;
             }
-            let path = format!("vaults/{name}/vault.db");
-            // Of a catalog that hosts share, they have different vaults.
-            if server.is_some() && !state.join(&path).exists() {
-                let what = format!("the key vault '{name}', which is not kept on this host");
-                sources.left_out.push(what);
-                continue;
-            }
             if let Some(hsm) = vault.kind.token() {
                 sources.left_out.push(format!(
                     "the token '{}' with the private keys of the vault '{name}', and its PIN",
                     hsm.token
                 ));
             }
-            sources.begin(state, &path, ItemKind::Vault)?;
+            if server.is_none() {
+                let path = format!("vaults/{name}/vault.db");
+                sources.begin(state, &path, ItemKind::Vault)?;
+            }
+            sources.vaults.push(vault.name);
         }
-        sources.begin(state, "audit.db", ItemKind::AuditLog)?;
+        if server.is_none() {
+            sources.begin(state, "audit.db", ItemKind::AuditLog)?;
+        }
         sources.take_files(installation, master_keys)?;
         Ok(sources)
     }
@@ -240,34 +243,38 @@ impl Sources {
                 }
             }
         }
-        let vaults: Vec<String> = self
-            .snapshots
-            .iter()
-            .filter(|snapshot| snapshot.kind == ItemKind::Vault)
-            .filter_map(|s| Some(s.path.strip_prefix("vaults/")?.split('/').next()?.into()))
-            .collect();
-        for name in vaults {
-            let dir = state.join("vaults").join(&name);
+        for name in std::mem::take(&mut self.vaults) {
+            let dir = installation.vault_dir(&name);
             for file in names(&dir)?.into_iter().filter(|f| f.ends_with(".tpm2")) {
                 self.take(state, &format!("vaults/{name}/{file}"))?;
             }
-            if master_keys {
-                let key = installation.vault(&name)?.expose_master_key();
-                self.files.push((
-                    format!("vaults/{name}/master.key"),
-                    ItemKind::MasterKey,
-                    key,
-                ));
+            if master_keys && let Some(key) = self.master_key(installation, &name)? {
+                let path = format!("vaults/{name}/master.key");
+                self.files.push((path, ItemKind::MasterKey, key));
             } else {
-                let database = VaultDatabase::open(&dir.join("vault.db"))?;
-                let what = format!(
-                    "the master key of the vault '{name}': {}",
-                    database.describe_master()?
-                );
+                let described = installation.vault_database(&name)?.describe_master()?;
+                let what = format!("the master key of the vault '{name}': {described}");
                 self.left_out.push(what);
             }
         }
         Ok(())
+    }
+
+    /// The master key of a vault; `None` of one that hosts share, if this one has not got it.
+    fn master_key(
+        &self,
+        installation: &Installation,
+        name: &str,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, BackupError> {
+        match installation.vault(name) {
+            Err(InstallationError::Vault(error))
+                if installation.place().catalog.server().is_some()
+                    && error.code == VaultErrorCode::MasterKey =>
+            {
+                Ok(None)
+            }
+            vault => Ok(Some(vault?.expose_master_key())),
+        }
     }
 
     fn take(&mut self, state: &Path, path: &str) -> Result<(), BackupError> {

@@ -37,9 +37,11 @@ use crate::files::{private_dir, sync_dir};
 use crate::known_server::{KnownServer, SERVER_FILE};
 use crate::on_server::{IfMissing, catalog_for};
 use crate::place::CATALOG_FILE;
+use crate::server_databases::LOG;
 use crate::{CatalogAt, Installation, InstallationError, Place, RESTORING};
-use vault::audit::{AuditRecord, Pin};
-use vault::{VaultDatabase, moment};
+use database::postgres::{self, ServerUrl};
+use vault::audit::{AuditError, AuditLog, AuditRecord, Pin};
+use vault::{MasterSource, VaultDatabase, moment};
 
 /// What a restore puts into the state directory.
 const PARTS: [&str; 8] = [
@@ -102,6 +104,9 @@ pub fn restore(request: &Restore<'_>, place: &Place) -> Result<Restored, BackupE
     })?;
     record(&installation, path, &verified.manifest)?;
     notes.extend(verified.notes.iter().cloned());
+    if last == SERVER_FILE {
+        notes.extend(place_master_keys(&installation)?);
+    }
     // A server's catalog was not restored, and has what other hosts have, too.
     if last == CATALOG_FILE {
         notes.extend(not_in_place(&installation)?);
@@ -130,9 +135,46 @@ fn join_server(
             KnownServer::new(manifest.installation, url.to_string()).note(dir)?;
             // An error says which installation is there, if one is.
             catalog_for(dir, url, IfMissing::LookOnly)?;
+            check_log_key(url, &dir.join("audit.key"))?;
             Ok(SERVER_FILE)
         }
     }
+}
+
+/// Whether a key is that of the log on a server.
+fn check_log_key(url: &ServerUrl, key: &Path) -> Result<(), InstallationError> {
+    match postgres::open_as_it_is(url.as_str(), &LOG).map_err(AuditError::from)? {
+        Some(log) => Ok(AuditLog::check_shared_key(&log, key)?),
+        None => Ok(()),
+    }
+}
+
+/// Puts the master keys of vaults on a server where these expect them; what is left to be done.
+fn place_master_keys(installation: &Installation) -> Result<Vec<String>, BackupError> {
+    let mut notes = Vec::new();
+    for record in installation.vaults_here()? {
+        let name = &record.name;
+        let dir = installation.vault_dir(name);
+        let restored = dir.join("master.key");
+        let database = installation.vault_database(name)?;
+        let described = database.describe_master()?;
+        match (restored.exists(), database.master_source()) {
+            (true, None) => {}
+            (true, Some(MasterSource::Beside { file })) => {
+                let to = dir.join(file);
+                fs::rename(&restored, &to).map_err(BackupError::io("make", &to))?;
+            }
+            (true, Some(_)) => notes.push(format!(
+                "the key vault '{name}' has its master key elsewhere: {described}; it is in {}, too: put it there, and remove \
+                 that file",
+                restored.display()
+            )),
+            (false, _) => notes.push(format!(
+                "the key vault '{name}' needs its master key on this host: {described}"
+            )),
+        }
+    }
+    Ok(notes)
 }
 
 /// What the catalog has and is not in its place, and the other way round.

@@ -254,13 +254,14 @@ impl<'a> Look<'a> {
             (ItemKind::Catalog, "the catalog"),
             (ItemKind::AuditLog, "the installation's audit log"),
         ] {
-            // One on a server has its backups there.
-            let is_elsewhere = kind == ItemKind::Catalog && manifest.catalog_at.is_some();
-            if !has(kind) && !is_elsewhere {
+            // What is on a server has its backups there.
+            if !has(kind) && manifest.catalog_at.is_none() {
                 self.findings.push(format!("{what} is missing"));
             }
         }
-        for vault in self.keys.keys() {
+        // Of a vault on a server the host has the master key alone.
+        let unknown = self.keys.keys().filter(|_| manifest.catalog_at.is_none());
+        for vault in unknown {
             let what = format!("there is a master key of the vault '{vault}', and no such vault");
             self.findings.push(what);
         }

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use test_support::postgres::PostgresServer;
 
 use super::DatabaseCatalog;
-use crate::{Installation, prepared_state_dir};
+use crate::{CatalogAt, Installation, Place as At, prepared_state_dir};
 
 /// Where a catalog is, with a state directory beside it.
 pub(crate) struct Place {
@@ -46,8 +46,11 @@ impl Place {
 
     /// An installation with that.
     pub(crate) fn installation(&self) -> Installation {
-        let state_dir = prepared_state_dir(self.dir.path()).unwrap();
-        Installation::with_catalog(state_dir, self.catalog()).unwrap()
+        let at = At {
+            state_dir: prepared_state_dir(self.dir.path()).unwrap(),
+            catalog: CatalogAt::given(self.url.as_deref()).unwrap(),
+        };
+        Installation::with_catalog(at, self.catalog()).unwrap()
     }
 
     /// The file that the catalog is in, beside which its copy is.

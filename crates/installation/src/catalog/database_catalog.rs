@@ -26,6 +26,7 @@ use super::record::{
 use super::restored::{self, RestoredRecord};
 use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
+use super::server_vaults::ServerVaults;
 use super::{identities, moved, noted, purged, resources};
 use crate::envelope::ResourceKind;
 
@@ -96,6 +97,14 @@ impl DatabaseCatalog {
         Self {
             db: Mutex::new(db),
             at: At::Server { place, own },
+        }
+    }
+
+    /// Whose it was when it was opened, if it is on a server.
+    pub(super) fn installation_on_server(&self) -> Option<InstallationRecord> {
+        match &self.at {
+            At::File(_) => None,
+            At::Server { own, .. } => Some(*own),
         }
     }
 
@@ -308,6 +317,13 @@ impl Catalog for DatabaseCatalog {
 
     fn rest(&self) {
         self.db().disconnect();
+    }
+
+    fn server_vaults(&self) -> Option<&dyn ServerVaults> {
+        match &self.at {
+            At::File(_) => None,
+            At::Server { .. } => Some(self),
+        }
     }
 
     fn installation(&self) -> Result<InstallationRecord, CatalogError> {

@@ -246,6 +246,16 @@ pub enum CatalogError {
         /// Why not.
         why: String,
     },
+    /// A schema for a vault could not be made.
+    #[error(
+        "a key vault on the server has a schema of its own, which could not be made: {source}; its role needs that right: \
+         GRANT CREATE ON DATABASE … TO …"
+    )]
+    MakeSchema {
+        /// What the server said.
+        #[source]
+        source: database::Error,
+    },
     /// The database was not opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -281,6 +291,7 @@ impl CatalogError {
             Self::Damaged { .. }
             | Self::Copy { .. }
             | Self::Note { .. }
+            | Self::MakeSchema { .. }
             | Self::Open(_)
             | Self::Database(_) => "CatalogError",
         }

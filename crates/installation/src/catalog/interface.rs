@@ -37,6 +37,9 @@ pub trait Catalog:
     /// Ends the threads and connections that it has, until it is used again.
     fn rest(&self);
 
+    /// The vaults that are on its server; `None` for a catalog that is in a file, with its vaults beside it.
+    fn server_vaults(&self) -> Option<&dyn super::ServerVaults>;
+
     /// The installation's own identities; the first call makes them.
     ///
     /// # Errors

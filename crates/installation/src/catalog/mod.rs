@@ -42,6 +42,8 @@ mod restored;
 mod rows;
 mod schema;
 mod server;
+mod server_vaults;
+mod server_vaults_database;
 mod sets;
 mod settings;
 #[cfg(test)]
@@ -69,4 +71,6 @@ pub use record::{
     InstallationRecord, Kind, LayerUse, Rev, Stored, VaultRecord,
 };
 pub use restored::RestoredRecord;
+pub use server_vaults::ServerVaults;
+pub(crate) use server_vaults_database::schema_of;
 pub use settings::{DesIdentity, HsmSettings, VaultKind};

@@ -105,6 +105,18 @@ pub trait OperationCatalog: Send + Sync {
     /// [`CatalogError`].
     fn running_operations(&self) -> Result<Vec<OperationRecord>, CatalogError>;
 
+    /// Notes that another server goes on with one: `request` in the place of what it has, unless it has another than
+    /// `known` by now, or has ended; whether it is noted.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    fn take_operation(
+        &self,
+        id: Uuid,
+        known: &Value,
+        request: &Value,
+    ) -> Result<bool, CatalogError>;
+
     /// Forgets one; whether there was one.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Operations of the management API in the catalog's database.
 
 use database::{Mode, params};
+use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -66,6 +67,21 @@ impl OperationCatalog for DatabaseCatalog {
     fn running_operations(&self) -> Result<Vec<OperationRecord>, CatalogError> {
         let sql = format!("{OPERATION} WHERE state = ? ORDER BY started, id");
         self.select(&sql, params![OperationState::Running.as_str()], parse)
+    }
+
+    fn take_operation(
+        &self,
+        id: Uuid,
+        known: &Value,
+        request: &Value,
+    ) -> Result<bool, CatalogError> {
+        let sql = "UPDATE operations SET request = ? WHERE id = ? AND state = ? AND request = ?";
+        let (id, running) = (id.to_string(), OperationState::Running.as_str());
+        let (known, request) = (json(&id, known)?, json(&id, request)?);
+        Ok(self
+            .db()
+            .execute(sql, params![request, id, running, known])?
+            > 0)
     }
 
     fn delete_operation(&self, id: Uuid) -> Result<bool, CatalogError> {
@@ -180,6 +196,32 @@ mod tests {
                 catalog.is_operation_cancelled(record.id).unwrap(),
                 "it is gone"
             );
+        });
+    }
+
+    #[test]
+    fn one_of_those_who_go_on_with_it_has_it() {
+        on_each(|place| {
+            let catalog = with_group(place, "rg");
+            let mut record = operation(1, None);
+            record.request = json!({"work": {"b": [1.5, "ä"], "a": null}});
+            catalog.put_operation(&record).unwrap();
+            let [one, other] = ["one", "other"].map(|server| {
+                let mut request = record.request.clone();
+                request["server"] = json!(server);
+                request
+            });
+            let take = |known: &Value, request: &Value| {
+                catalog.take_operation(record.id, known, request).unwrap()
+            };
+            assert!(take(&record.request, &one));
+            assert!(!take(&record.request, &other));
+            assert!(take(&one, &other));
+            let found = catalog.operation(record.id).unwrap().unwrap();
+            assert_eq!(found.request, other);
+            record.state = OperationState::Failed;
+            catalog.put_operation(&record).unwrap();
+            assert!(!take(&other, &one), "it has ended");
         });
     }
 

@@ -51,6 +51,14 @@ impl DatabaseCatalog {
         Ok(own.map(|own| Self::on_server(db, place, own)))
     }
 
+    /// A connection of its own to the database of a catalog, for a name that is to be had alone.
+    ///
+    /// # Errors
+    /// [`CatalogError::Open`].
+    pub(crate) fn connect(url: &ServerUrl) -> Result<Database, CatalogError> {
+        Ok(postgres::open(url.as_str(), &ON_SERVER)?)
+    }
+
     /// Whether there is a catalog at a URL that this program can open. Nothing is written.
     ///
     /// # Errors

@@ -12,21 +12,7 @@ use super::rows::VAULT_COLUMNS;
 
 impl DatabaseCatalog {
     pub(super) fn add_vault(&self, record: &VaultRecord) -> Result<(), CatalogError> {
-        let VaultRecord {
-            name,
-            url,
-            kind,
-            created,
-        } = record;
-        // Before, so that a crash in between leaves nothing that says of the new one that it is gone.
-        purged::forget(&self.db(), Some(url))?;
-        self.db()
-            .execute(
-                &format!("INSERT INTO vaults ({VAULT_COLUMNS}) VALUES (?, 1, ?, ?, ?)"),
-                params![name, url, json(name, kind)?, time_text(name, *created)?],
-            )
-            .map_err(|e| constraint(e, Kind::Vault, name, None))?;
-        Ok(())
+        insert(&self.db(), record)
     }
 
     pub(super) fn change_vault(&self, rev: Rev, record: &VaultRecord) -> Result<Rev, CatalogError> {
@@ -70,6 +56,24 @@ impl DatabaseCatalog {
         }
         Ok(())
     }
+}
+
+/// Adds a vault.
+pub(super) fn insert(db: &Connection, record: &VaultRecord) -> Result<(), CatalogError> {
+    let VaultRecord {
+        name,
+        url,
+        kind,
+        created,
+    } = record;
+    // Before, so that a crash in between leaves nothing that says of the new one that it is gone.
+    purged::forget(db, Some(url))?;
+    db.execute(
+        &format!("INSERT INTO vaults ({VAULT_COLUMNS}) VALUES (?, 1, ?, ?, ?)"),
+        params![name, url, json(name, kind)?, time_text(name, *created)?],
+    )
+    .map_err(|e| constraint(e, Kind::Vault, name, None))?;
+    Ok(())
 }
 
 /// The first disk encryption set whose active key, or that of anything under it, is in a vault.

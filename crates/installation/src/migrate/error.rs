@@ -1,9 +1,13 @@
 //! Why an installation was not moved.
 
+use std::path::PathBuf;
+
 use thiserror::Error;
 
 use crate::InstallationError;
 use crate::catalog::CatalogError;
+use vault::VaultError;
+use vault::audit::AuditError;
 
 /// Why an installation was not moved to a server, or not all of it yet.
 #[derive(Debug, Error)]
@@ -11,15 +15,33 @@ pub enum MigrateError {
     /// The installation refused or failed.
     #[error(transparent)]
     Installation(#[from] InstallationError),
-    /// It has vaults of its own.
+    /// A vault of its own is lost.
     #[error(
-        "these key vaults are kept in this installation, and this version moves none: {}; keep them in an installation of \
-         their own, which `sealdisk keyvault serve` serves, and connect them here (`sealdisk keyvault connect`)",
-        names.join(", ")
+        "the file {path} of the key vault '{name}' is gone, and a move without it would not be whole: bring it back, or \
+         give the key vault up with `sealdisk keyvault delete {name} --force`"
     )]
-    Vaults {
-        /// Their names.
-        names: Vec<String>,
+    VaultLost {
+        /// Its name.
+        name: String,
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// An audit log does not verify.
+    #[error(
+        "the audit log of the {what} does not verify, and nothing is moved that was tampered with: {finding}; look at \
+         `sealdisk audit verify`"
+    )]
+    Chain {
+        /// What has it.
+        what: String,
+        /// What does not fit.
+        finding: String,
+    },
+    /// A key that servers share is not the one there that was moved.
+    #[error("the key {name} is another one where it was moved to: run this again")]
+    Key {
+        /// Where it is now.
+        name: PathBuf,
     },
     /// A table's rows could not be moved.
     #[error(
@@ -28,7 +50,7 @@ pub enum MigrateError {
     )]
     Table {
         /// What has it.
-        what: &'static str,
+        what: String,
         /// Its name.
         table: String,
         /// Where it was to be moved to.
@@ -44,7 +66,7 @@ pub enum MigrateError {
     )]
     Differs {
         /// What has it.
-        what: &'static str,
+        what: String,
         /// Its name.
         table: String,
         /// Where it was moved to.
@@ -61,8 +83,9 @@ impl MigrateError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Installation(error) => error.code(),
-            Self::Vaults { .. } => "OperationNotAllowed",
-            Self::Table { .. } | Self::Differs { .. } => "CatalogError",
+            Self::VaultLost { .. } => "VaultNotFound",
+            Self::Chain { .. } => AuditError::TAMPERED,
+            Self::Table { .. } | Self::Differs { .. } | Self::Key { .. } => "CatalogError",
         }
     }
 }
@@ -76,5 +99,17 @@ impl From<CatalogError> for MigrateError {
 impl From<database::Error> for MigrateError {
     fn from(error: database::Error) -> Self {
         CatalogError::from(error).into()
+    }
+}
+
+impl From<VaultError> for MigrateError {
+    fn from(error: VaultError) -> Self {
+        Self::Installation(error.into())
+    }
+}
+
+impl From<AuditError> for MigrateError {
+    fn from(error: AuditError) -> Self {
+        Self::Installation(error.into())
     }
 }

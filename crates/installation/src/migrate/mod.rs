@@ -1,24 +1,30 @@
 //! Moving an installation from files of its state directory to a PostgreSQL server, which many hosts may share.
 //!
-//! What is moved is a list of parts (`tables.rs`): tables of a file that the server gets with the same rows. There is one so
-//! far, the catalog. Key vaults of this installation are to be others, and while those are not there an installation that
-//! has any is not moved: a host that shares the catalog would know vaults that it does not have.
+//! What is moved is a list of parts (`tables.rs`): tables of a file that the server gets with the same rows. There are the
+//! catalog, each vault that is kept here, and the installation's log (`files.rs`); and besides these the keys that servers
+//! share (`shared.rs`). Master keys, and the key of the log, stay on this host.
 //!
 //! # Order of steps
 //!
-//! 1. The server gets its tables, and a row that says that a catalog arrives: no command uses that database. It is
-//!    refused if it is another installation's, or in use.
-//! 2. Nobody changes the files from here on. Each table that differs is filled anew, with all that come behind it.
-//! 3. Rows and their hashes are compared, those of the server all of one moment.
+//! 1. The server gets the tables of the catalog, and a row that says that a catalog arrives: no command uses that database.
+//!    It is refused if it is another installation's, or in use.
+//! 2. Vaults and the log are moved, each to a schema or tables of its own. Whatever cannot be moved is refused here.
+//! 3. Nobody changes the catalog's file from here on. Each table that differs is filled anew, with all that come behind it;
+//!    rows and their hashes are compared, those of the server all of one moment.
 //! 4. The catalog's file is marked as moved: nothing can be changed in it any more, and no command uses it. From here to
-//!    the next step nobody uses either.
-//! 5. The server's row goes: its catalog is used from now on.
-//! 6. The state directory notes where its catalog is, and the file that step 5 was done.
+//!    step 7 nobody uses either.
+//! 5. Of each vault and of the log, whose file nobody else changes meanwhile, what was changed since step 2 is moved,
+//!    all of it is compared, and its audit log verified there; and the file is marked as moved.
+//! 6. The keys that servers share are stored there, sealed.
+//! 7. The server's row goes: what is there is used from now on.
+//! 8. The state directory notes where its catalog is, and the file that step 7 was done.
 //!
 //! Killed at any moment, the next run finds by these marks how far it was, and by the hashes which tables are there. Up to
 //! step 4 the files are as they were, and who gives up only has to drop the database.
 
 mod error;
+mod files;
+mod shared;
 mod tables;
 
 use std::path::{Path, PathBuf};
@@ -32,11 +38,12 @@ pub use tables::MovedTable;
 
 use crate::catalog::{Arrival, InstallationRecord, MovingCatalog, TABLES};
 use crate::on_server::join;
-use crate::place::CATALOG_FILE;
+use crate::place::{CATALOG_FILE, Place};
 use crate::{InstallationError, VaultsLock, prepared_state_dir};
+use files::{Files, LOG_FILE};
 use tables::Part;
 use vault::Caller;
-use vault::audit::{AuditLog, AuditRecord};
+use vault::audit::{AuditError, AuditLog, AuditRecord};
 
 /// What was moved.
 #[derive(Debug)]
@@ -72,17 +79,18 @@ pub fn migrate(state_dir: &Path, to: &ServerUrl) -> Result<Migrated, MigrateErro
     refuse_missing(state_dir)?;
     let state_dir = prepared_state_dir(state_dir)?;
     // Nobody makes vaults meanwhile.
-    let _lock = VaultsLock::take(&state_dir)?;
+    let _lock = VaultsLock::take(&Place::from(&state_dir))?;
     let catalog = MovingCatalog::open(&state_dir.join(CATALOG_FILE))?;
-    let vaults = catalog.vaults_here()?;
-    if !vaults.is_empty() {
-        return Err(MigrateError::Vaults { names: vaults });
-    }
     let tables = match catalog.arrive(to)? {
         Arrival::Done => Vec::new(),
         Arrival::Begun(server) => {
             record(&state_dir, catalog.own(), to)?;
-            let moved = move_to(&server, &catalog, to)?;
+            let files = Files::open(&state_dir, &catalog)?;
+            // What cannot be moved is told while all is as it was.
+            files.move_all(&server, to)?;
+            let mut moved = move_catalog(&server, &catalog, to)?;
+            moved.extend(files.leave_all(&server, to)?);
+            shared::move_keys(&state_dir, catalog.own().id(), to)?;
             MovingCatalog::release(&server)?;
             moved
         }
@@ -107,41 +115,39 @@ fn refuse_missing(state_dir: &Path) -> Result<(), InstallationError> {
     }
 }
 
-/// Moves all parts, and marks the file. What was moved.
-fn move_to(
+/// Moves the catalog, and marks its file. What was moved.
+fn move_catalog(
     server: &Database,
     catalog: &MovingCatalog,
     to: &ServerUrl,
 ) -> Result<Vec<MovedTable>, MigrateError> {
     catalog.database().transaction(Mode::Alone, |file| {
-        let parts = [Part {
-            what: "catalog",
+        let part = Part {
+            what: "catalog".into(),
             file,
             server,
             tables: TABLES,
+            numbers: Vec::new(),
             verify: &|_| Ok(()),
-        }];
-        let mut moved = Vec::new();
-        for part in &parts {
-            moved.extend(part.move_rows(to)?);
-        }
+        };
+        let moved = part.move_rows(to)?;
         catalog.leave(file, to)?;
         Ok(moved)
     })
 }
 
-/// Records that the catalog is about to be moved, and where.
-fn record(
-    state_dir: &Path,
-    own: &InstallationRecord,
-    to: &ServerUrl,
-) -> Result<(), InstallationError> {
+/// Records that the installation is about to be moved, and where, unless its log was moved already.
+fn record(state_dir: &Path, own: &InstallationRecord, to: &ServerUrl) -> Result<(), MigrateError> {
+    let log = match AuditLog::open(&state_dir.join(LOG_FILE)) {
+        Err(AuditError::Moved { .. }) => return Ok(()),
+        opened => opened?,
+    };
     let operator = Caller::local(own.operator);
     let record = AuditRecord::new(operator.object_id, &operator.origin, "CatalogMigrate");
-    let log = AuditLog::open(&state_dir.join("audit.db"))?;
-    log.append(&record.with_detail(to.to_string()))?;
-    Ok(())
+    Ok(log.append(&record.with_detail(to.to_string()))?)
 }
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vault_tests;

@@ -8,18 +8,24 @@ use super::error::MigrateError;
 
 /// Rows of one statement. There may be 65,535 values.
 const ROWS: usize = 200;
+/// Rows that are read at a time of a table that has many.
+const PAGE: usize = 10_000;
+/// The tables that have many, with the column that their rows are numbered by.
+const LONG: [(&str, &str); 1] = [("audit", "seq")];
 
 /// Something that is moved.
 pub(super) struct Part<'a> {
     /// What it is, for messages.
-    pub(super) what: &'static str,
+    pub(super) what: String,
     /// The file that it is in, which nobody changes.
     pub(super) file: &'a Connection,
     /// The database on the server, which nobody else uses.
     pub(super) server: &'a Database,
     /// Its tables, which the server has with the same columns, each behind those that its rows refer to.
     pub(super) tables: &'a [&'a str],
-    /// What has to hold there besides, such as the chain of an audit log.
+    /// The tables whose rows get numbers by themselves, with the column, and the number that is given next.
+    pub(super) numbers: Vec<(&'a str, &'a str, i64)>,
+    /// What has to hold of the file and there besides, such as the chain of an audit log.
     pub(super) verify: &'a dyn Fn(&Connection) -> Result<(), MigrateError>,
 }
 
@@ -27,7 +33,7 @@ pub(super) struct Part<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MovedTable {
     /// What it is a table of.
-    pub part: &'static str,
+    pub part: String,
     /// Its name.
     pub table: String,
     /// How many rows it has.
@@ -47,7 +53,12 @@ struct Content {
 struct Table {
     name: String,
     columns: Vec<String>,
+    /// The place and the name of the column that its rows are numbered by, if it has many.
+    number: Option<(usize, &'static str)>,
 }
+
+/// Rows of a table.
+type Rows = Vec<Vec<Value<'static>>>;
 
 impl Part<'_> {
     /// Has the server have the same rows; those that it has already stay.
@@ -55,6 +66,7 @@ impl Part<'_> {
     /// # Errors
     /// [`MigrateError`].
     pub(super) fn move_rows(&self, to: &ServerUrl) -> Result<Vec<MovedTable>, MigrateError> {
+        (self.verify)(self.file)?;
         let mut tables = Vec::new();
         for name in self.tables {
             let table = Table::of(self.file, name)?;
@@ -70,11 +82,15 @@ impl Part<'_> {
             table.fill(self.file, self.server).map_err(&fail)?;
             log::info!("the table {} was moved: {} rows", table.name, content.rows);
         }
+        for (table, column, next) in &self.numbers {
+            self.go_on(table, column, *next)
+                .map_err(self.failed(table, to))?;
+        }
         self.compare(&tables, to)?;
         Ok(tables
             .into_iter()
             .map(|(table, content)| MovedTable {
-                part: self.what,
+                part: self.what.clone(),
                 table: table.name,
                 rows: content.rows,
                 sha256: hex(&content.sha256),
@@ -89,6 +105,16 @@ impl Part<'_> {
         self.server.execute(&sql, &[]).map(drop)
     }
 
+    /// Has a table of the server go on with its numbers where the file's is.
+    fn go_on(&self, table: &str, column: &str, next: i64) -> Result<(), Error> {
+        let sql = format!(
+            "SELECT setval(pg_get_serial_sequence('{table}', '{column}')::regclass, ?, false)"
+        );
+        let given: i64 = self.server.the_value(&sql, params![next])?;
+        log::debug!("the table {table} goes on with {given}");
+        Ok(())
+    }
+
     /// Compares all tables, those of the server as of one moment.
     fn compare(&self, tables: &[(Table, Content)], to: &ServerUrl) -> Result<(), MigrateError> {
         self.server.transaction(Mode::Read, |server| {
@@ -98,7 +124,7 @@ impl Part<'_> {
                 let there = there.map_err(self.failed(&table.name, to))?;
                 if there != *here {
                     return Err(MigrateError::Differs {
-                        what: self.what,
+                        what: self.what.clone(),
                         table: table.name.clone(),
                         place: to.to_string(),
                         here: here.rows,
@@ -111,9 +137,9 @@ impl Part<'_> {
     }
 
     fn failed(&self, table: &str, to: &ServerUrl) -> impl Fn(Error) -> MigrateError + use<> {
-        let (what, table, place) = (self.what, table.to_owned(), to.to_string());
+        let (what, table, place) = (self.what.clone(), table.to_owned(), to.to_string());
         move |source| MigrateError::Table {
-            what,
+            what: what.clone(),
             table: table.clone(),
             place: place.clone(),
             source,
@@ -125,14 +151,27 @@ impl Table {
     /// A table of a file.
     fn of(file: &Connection, name: &str) -> Result<Self, Error> {
         let sql = "SELECT name FROM pragma_table_info(?) ORDER BY cid";
+        let columns: Vec<String> = file.select(sql, params![name], |row| row.get(0))?;
+        let number = LONG.iter().find(|(table, _)| *table == name);
+        let number = number.and_then(|(_, column)| {
+            let at = columns.iter().position(|found| found == column);
+            Some((at?, *column))
+        });
         Ok(Self {
             name: name.into(),
-            columns: file.select(sql, params![name], |row| row.get(0))?,
+            columns,
+            number,
         })
     }
 
+    /// Some names of columns are words of PostgreSQL's.
+    fn names(&self) -> String {
+        let names = self.columns.iter().map(|name| format!("\"{name}\""));
+        names.collect::<Vec<_>>().join(", ")
+    }
+
     fn select(&self) -> String {
-        format!("SELECT {} FROM {}", self.columns.join(", "), self.name)
+        format!("SELECT {} FROM {}", self.names(), self.name)
     }
 
     fn row(&self, row: &Row) -> Result<Vec<Value<'static>>, Error> {
@@ -140,34 +179,76 @@ impl Table {
         columns.map(|at| row.get::<Value<'static>>(at)).collect()
     }
 
+    /// Gives all rows to `each`: at once, or, where there may be many, in the order of their numbers and page by page.
+    fn visit(
+        &self,
+        db: &Connection,
+        mut each: impl FnMut(Rows) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Some((at, column)) = self.number else {
+            return each(db.select(&self.select(), &[], |row| self.row(row))?);
+        };
+        let sql = format!(
+            "{} WHERE \"{column}\" > ? ORDER BY \"{column}\" LIMIT {PAGE}",
+            self.select()
+        );
+        let mut after = i64::MIN;
+        loop {
+            let rows: Rows = db.select(&sql, params![after], |row| self.row(row))?;
+            let is_last = rows.len() < PAGE;
+            if let Some(Value::Integer(last)) = rows.last().and_then(|row| row.get(at)) {
+                after = *last;
+            }
+            each(rows)?;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+
     fn content(&self, db: &Connection) -> Result<Content, Error> {
-        let hash = |row: &Row| Ok::<_, Error>(sha256(&bytes_of(&self.row(row)?)));
-        let mut hashes = db.select(&self.select(), &[], hash)?;
+        let mut hashes = Vec::new();
+        let (mut count, mut chained) = (0, [0; 32]);
+        self.visit(db, |rows| {
+            for row in rows {
+                let hash = sha256(&bytes_of(&row));
+                count += 1;
+                match self.number {
+                    // Whichever order they come in.
+                    None => hashes.push(hash),
+                    Some(_) => chained = sha256(&[chained, hash].concat()),
+                }
+            }
+            Ok(())
+        })?;
         hashes.sort_unstable();
         Ok(Content {
-            rows: hashes.len() as u64,
-            sha256: sha256(&hashes.concat()),
+            rows: count,
+            sha256: match self.number {
+                None => sha256(&hashes.concat()),
+                Some(_) => chained,
+            },
         })
     }
 
     /// Puts all rows of the file into the table of the server, which has none.
     fn fill(&self, file: &Connection, server: &Database) -> Result<(), Error> {
-        let rows = file.select(&self.select(), &[], |row| self.row(row))?;
-        server.transaction(Mode::Write, |server| {
-            for rows in rows.chunks(ROWS) {
-                let values: Vec<Value<'static>> = rows.iter().flatten().cloned().collect();
-                server.execute(&self.insert(rows.len()), &values)?;
-            }
-            Ok(())
+        self.visit(file, |rows| {
+            server.transaction(Mode::Write, |server| {
+                for rows in rows.chunks(ROWS) {
+                    let values: Vec<Value<'static>> = rows.iter().flatten().cloned().collect();
+                    server.execute(&self.insert(rows.len()), &values)?;
+                }
+                Ok(())
+            })
         })
     }
 
     /// The statement that puts so many rows in.
     fn insert(&self, rows: usize) -> String {
         let row = format!("({})", vec!["?"; self.columns.len()].join(", "));
-        let columns = self.columns.join(", ");
         let rows = vec![row; rows].join(", ");
-        format!("INSERT INTO {} ({columns}) VALUES {rows}", self.name)
+        format!("INSERT INTO {} ({}) VALUES {rows}", self.name, self.names())
     }
 }
 

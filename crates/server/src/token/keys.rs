@@ -1,15 +1,11 @@
-//! The keys that sign tokens: `STATE_DIR/tokens/CREATED-KID.p8`, each a P-256 key as PKCS#8 (mode
-//! 0600), CREATED in Unix seconds.
+//! The keys that sign tokens: `CREATED-KID.p8` among the keys that the servers of an installation share, each a P-256 key
+//! as PKCS#8, CREATED in Unix seconds.
 //!
 //! The newest key signs. A key is replaced after [`PERIOD`], and its predecessor goes on verifying
 //! until no token that it signed can be valid any more. Several servers of one installation share
-//! the directory: who meets an unknown key reads it again.
+//! the keys: who meets an unknown one reads them again.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -18,19 +14,18 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
-use zeroize::Zeroizing;
 
 use super::lifetime::{LEEWAY, MAX_LIFETIME};
 use crate::ServerError;
 use crate::base64url::to_base64url;
-use installation::files::{private_dir, sync_dir};
+use installation::{KeyStore, OpenKeys};
 
 /// How long a key signs.
 pub(super) const PERIOD: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The signing keys of an installation, as they were read last.
 pub(super) struct SigningKeys {
-    dir: PathBuf,
+    store: KeyStore,
     /// The newest.
     kid: String,
     signing: EncodingKey,
@@ -42,17 +37,17 @@ pub(super) struct SigningKeys {
 impl SigningKeys {
     /// Reads the keys, makes one when there is none or the newest has served its time, and deletes
     /// those that nothing needs any more.
-    pub(super) fn open(state_dir: &Path) -> Result<Self, ServerError> {
-        let dir = state_dir.join("tokens");
-        private_dir(&dir)?;
+    pub(super) fn open(store: &KeyStore) -> Result<Self, ServerError> {
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let mut files = list(&dir)?;
-        let newest = files.last().map(|file| file.created);
+        // Of several servers that find none, one makes it.
+        let keys = store.open()?;
+        let mut found = list(&keys)?;
+        let newest = found.last().map(|key| key.created);
         if newest.is_none_or(|created| now - created >= seconds(PERIOD)) {
-            files.push(make(&dir, now)?);
+            found.push(make(store, &keys, now)?);
         }
-        retire(&mut files, now)?;
-        Self::read(dir, &files)
+        retire(&keys, &mut found, now)?;
+        Self::read(store, &keys, &found)
     }
 
     /// The key that signs, and its id.
@@ -75,33 +70,35 @@ impl SigningKeys {
         json!({"keys": self.published})
     }
 
-    fn read(dir: PathBuf, files: &[KeyFile]) -> Result<Self, ServerError> {
+    fn read(store: &KeyStore, keys: &OpenKeys, found: &[Key]) -> Result<Self, ServerError> {
         let mut verifying = HashMap::new();
         let mut published = Vec::new();
         let mut newest = None;
-        for file in files {
-            let pkcs8 = read_private(&file.path)?;
-            let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).map_err(
-                |_| ServerError::SigningKey {
-                    path: file.path.clone(),
-                    why: "it is not a P-256 key in PKCS#8".into(),
-                },
-            )?;
+        for key in found {
+            let unusable = |why: &str| ServerError::SigningKey {
+                path: store.place_of(&key.name),
+                why: why.into(),
+            };
+            let pkcs8 = keys
+                .read(&key.name)?
+                .ok_or_else(|| unusable("it is not there any more"))?;
+            let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8)
+                .map_err(|_| unusable("it is not a P-256 key in PKCS#8"))?;
             let point: &[u8] = pair.public_key().as_ref();
             let public = DecodingKey::from_ec_der(point);
-            published.push(jwk(&file.kid, point));
-            verifying.insert(file.kid.clone(), public);
-            newest = Some((file, EncodingKey::from_ec_der(&pkcs8)));
+            published.push(jwk(&key.kid, point));
+            verifying.insert(key.kid.clone(), public);
+            newest = Some((key, EncodingKey::from_ec_der(&pkcs8)));
         }
-        let (file, signing) = newest.ok_or_else(|| ServerError::SigningKey {
-            path: dir.clone(),
+        let (key, signing) = newest.ok_or_else(|| ServerError::SigningKey {
+            path: store.place_of(""),
             why: "there is none, although one was just made".into(),
         })?;
         Ok(Self {
-            dir,
-            kid: file.kid.clone(),
+            store: store.clone(),
+            kid: key.kid.clone(),
             signing,
-            created: file.created,
+            created: key.created,
             verifying,
             published,
         })
@@ -109,7 +106,7 @@ impl SigningKeys {
 
     /// Reads the keys again, as [`SigningKeys::open`] does.
     pub(super) fn reopen(&self) -> Result<Self, ServerError> {
-        Self::open(self.dir.parent().unwrap_or(Path::new("/")))
+        Self::open(&self.store)
     }
 }
 
@@ -128,128 +125,57 @@ fn jwk(kid: &str, point: &[u8]) -> Value {
     })
 }
 
-struct KeyFile {
+struct Key {
     created: i64,
     kid: String,
-    path: PathBuf,
+    name: String,
 }
 
 /// The keys, the oldest first; of two made in one second, by id.
-fn list(dir: &Path) -> Result<Vec<KeyFile>, ServerError> {
-    let fail = |source| ServerError::File {
-        what: "read the directory",
-        path: dir.into(),
-        source,
-    };
-    let mut files = Vec::new();
-    for entry in fs::read_dir(dir).map_err(fail)? {
-        let path = entry.map_err(fail)?.path();
-        files.extend(parse_name(&path));
-    }
-    files.sort_by(|a, b| (a.created, &a.kid).cmp(&(b.created, &b.kid)));
-    Ok(files)
+fn list(keys: &OpenKeys) -> Result<Vec<Key>, ServerError> {
+    let names = keys.names()?.into_iter();
+    let mut found: Vec<Key> = names.filter_map(parse_name).collect();
+    found.sort_by(|a, b| (a.created, &a.kid).cmp(&(b.created, &b.kid)));
+    Ok(found)
 }
 
-fn parse_name(path: &Path) -> Option<KeyFile> {
-    let name = path.file_name()?.to_str()?.strip_suffix(".p8")?;
-    let (created, kid) = name.split_once('-')?;
-    Some(KeyFile {
+fn parse_name(name: String) -> Option<Key> {
+    let (created, kid) = name.strip_suffix(".p8")?.split_once('-')?;
+    Some(Key {
         created: created.parse().ok()?,
         kid: kid.into(),
-        path: path.into(),
+        name,
     })
 }
 
-/// Written under another name, synced and renamed, so that nobody reads half a key.
-fn make(dir: &Path, now: i64) -> Result<KeyFile, ServerError> {
+fn make(store: &KeyStore, keys: &OpenKeys, now: i64) -> Result<Key, ServerError> {
     let kid = Uuid::new_v4().simple().to_string();
-    let path = dir.join(format!("{now}-{kid}.p8"));
-    let staging = dir.join(format!("{kid}.new"));
+    let name = format!("{now}-{kid}.p8");
     let pkcs8 =
         EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
             .map_err(|_| ServerError::SigningKey {
-                path: path.clone(),
+                path: store.place_of(&name),
                 why: "the random generator failed".into(),
             })?;
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&staging)
-        .and_then(|mut file| {
-            file.write_all(pkcs8.as_ref())?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&staging, &path))
-        .and_then(|()| sync_dir(dir));
-    written.map_err(|source| ServerError::File {
-        what: "write",
-        path: path.clone(),
-        source,
-    })?;
-    Ok(KeyFile {
+    keys.put(&name, pkcs8.as_ref(), true)?;
+    Ok(Key {
         created: now,
         kid,
-        path,
+        name,
     })
 }
 
 /// Deletes the keys whose successor has signed for longer than any token lives.
-fn retire(files: &mut Vec<KeyFile>, now: i64) -> Result<(), ServerError> {
+fn retire(keys: &OpenKeys, found: &mut Vec<Key>, now: i64) -> Result<(), ServerError> {
     let overlap = seconds(MAX_LIFETIME) + 2 * seconds(LEEWAY);
-    while let [oldest, successor, ..] = files.as_slice() {
+    while let [oldest, successor, ..] = found.as_slice() {
         if now - successor.created <= overlap {
             break;
         }
-        match fs::remove_file(&oldest.path) {
-            // Another server was faster.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => {
-                return Err(ServerError::File {
-                    what: "delete",
-                    path: oldest.path.clone(),
-                    source,
-                });
-            }
-            Ok(()) => {}
-        }
-        files.remove(0);
+        keys.remove(&oldest.name)?;
+        found.remove(0);
     }
     Ok(())
-}
-
-/// Reads a key that nobody else may read: who has it can sign tokens in anybody's name.
-fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, ServerError> {
-    let fail = |source| ServerError::File {
-        what: "read",
-        path: path.into(),
-        source,
-    };
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(fail)?;
-    let metadata = file.metadata().map_err(fail)?;
-    let own = rustix::process::geteuid().as_raw();
-    if metadata.uid() != own || metadata.mode() & 0o077 != 0 {
-        return Err(ServerError::SigningKey {
-            path: path.into(),
-            why: format!(
-                "others than user {own} can read it or own it; delete it (tokens signed with it \
-                 are refused then), and a new one is made"
-            ),
-        });
-    }
-    read_all(file).map_err(fail)
-}
-
-/// A P-256 key is about 140 bytes.
-fn read_all(file: File) -> io::Result<Zeroizing<Vec<u8>>> {
-    use std::io::Read;
-    let mut bytes = Zeroizing::new(Vec::with_capacity(1024));
-    file.take(1024).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 fn seconds(duration: Duration) -> i64 {
@@ -258,56 +184,83 @@ fn seconds(duration: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::path::{Path, PathBuf};
 
-    fn names(dir: &Path) -> Vec<String> {
-        list(dir).unwrap().into_iter().map(|f| f.kid).collect()
+    use super::*;
+
+    fn store(dir: &Path) -> KeyStore {
+        KeyStore::in_directory(&dir.join("tokens"))
+    }
+
+    fn kids(store: &KeyStore) -> Vec<String> {
+        let found = list(&store.open().unwrap()).unwrap();
+        found.into_iter().map(|key| key.kid).collect()
+    }
+
+    fn the_file(dir: &Path) -> PathBuf {
+        let mut files = fs::read_dir(dir.join("tokens")).unwrap();
+        files.next().unwrap().unwrap().path()
     }
 
     #[test]
     fn the_first_open_makes_a_key_and_the_next_finds_it() {
         let state = tempfile::tempdir().unwrap();
-        let first = SigningKeys::open(state.path()).unwrap();
-        let second = SigningKeys::open(state.path()).unwrap();
+        let first = SigningKeys::open(&store(state.path())).unwrap();
+        let second = SigningKeys::open(&store(state.path())).unwrap();
         assert_eq!(first.kid, second.kid);
         assert!(!first.is_due());
-        let mode = fs::metadata(&list(&first.dir).unwrap()[0].path).unwrap();
-        assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+        let mode = fs::metadata(the_file(state.path())).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn servers_that_start_at_once_make_one_key() {
+        let state = tempfile::tempdir().unwrap();
+        let opened = std::thread::scope(|scope| {
+            let opening = [(); 4]
+                .map(|()| scope.spawn(|| SigningKeys::open(&store(state.path())).unwrap().kid));
+            opening.map(|opening| opening.join().unwrap())
+        });
+        assert!(opened.iter().all(|kid| *kid == opened[0]), "{opened:?}");
     }
 
     #[test]
     fn an_old_key_verifies_until_its_last_token_has_expired() {
         let state = tempfile::tempdir().unwrap();
-        let dir = state.path().join("tokens");
-        private_dir(&dir).unwrap();
+        let store = store(state.path());
         let now = OffsetDateTime::now_utc().unix_timestamp();
-        let old = make(&dir, now - seconds(PERIOD)).unwrap();
-        let keys = SigningKeys::open(state.path()).unwrap();
+        let old = make(&store, &store.open().unwrap(), now - seconds(PERIOD)).unwrap();
+        let keys = SigningKeys::open(&store).unwrap();
         assert_ne!(keys.kid, old.kid, "a new one signs");
         assert!(keys.verifying(&old.kid).is_some());
         // The successor has signed for two days.
-        let successor = list(&dir).unwrap().pop().unwrap();
+        let successor = list(&store.open().unwrap()).unwrap().pop().unwrap();
         let older = now - 2 * 24 * 3600;
-        let path = dir.join(format!("{older}-{}.p8", successor.kid));
-        fs::rename(&successor.path, path).unwrap();
-        let keys = SigningKeys::open(state.path()).unwrap();
+        fs::rename(
+            store.place_of(&successor.name),
+            store.place_of(&format!("{older}-{}.p8", successor.kid)),
+        )
+        .unwrap();
+        let keys = SigningKeys::open(&store).unwrap();
         assert_eq!(keys.kid, successor.kid);
         assert!(keys.verifying(&old.kid).is_none());
-        assert_eq!(names(&dir), [successor.kid]);
+        assert_eq!(kids(&store), [successor.kid]);
     }
 
     #[test]
     fn an_exposed_or_damaged_key_is_refused() {
         let state = tempfile::tempdir().unwrap();
-        SigningKeys::open(state.path()).unwrap();
-        let path = list(&state.path().join("tokens")).unwrap()[0].path.clone();
+        let store = store(state.path());
+        SigningKeys::open(&store).unwrap();
+        let path = the_file(state.path());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let error = SigningKeys::open(state.path()).err().unwrap();
+        let error = SigningKeys::open(&store).err().unwrap();
         assert!(error.to_string().contains("others"), "{error}");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         fs::write(&path, b"no key").unwrap();
-        let error = SigningKeys::open(state.path()).err().unwrap();
+        let error = SigningKeys::open(&store).err().unwrap();
         assert!(error.to_string().contains("PKCS#8"), "{error}");
     }
 }

@@ -1,7 +1,6 @@
 //! Issuing tokens, and verifying them.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -19,6 +18,7 @@ use super::lifetime::{LEEWAY, MAX_LIFETIME, MIN_LIFETIME};
 use crate::host::{Audience, audience};
 use crate::shortened::shortened;
 use crate::{ApiError, ServerError};
+use installation::KeyStore;
 use installation::catalog::IdentityRecord;
 
 /// An unknown key makes the keys be read again, but not more often than this.
@@ -79,7 +79,7 @@ impl TokenService {
     /// # Errors
     /// [`ServerError`]: a key that cannot be used.
     pub fn open(
-        state_dir: &Path,
+        keys: &KeyStore,
         tenant: Uuid,
         lifetime: Duration,
         domains: Vec<String>,
@@ -90,7 +90,7 @@ impl TokenService {
             lifetime: lifetime.clamp(MIN_LIFETIME, MAX_LIFETIME),
             domains,
             management: Vec::new(),
-            keys: RwLock::new(SigningKeys::open(state_dir)?),
+            keys: RwLock::new(SigningKeys::open(keys)?),
             reread: Mutex::new(Instant::now()),
             verified: Mutex::new(HashMap::new()),
         })
@@ -285,7 +285,7 @@ impl TokenService {
         }
         let header = decode_header(token).map_err(|e| refused(e.kind()))?;
         // Only what this service itself puts into a header is looked at: the algorithm is not the
-        // token's choice, and a key comes from the directory or not at all.
+        // token's choice, and a key is one of the installation's or none at all.
         if header.alg != Algorithm::ES256 {
             return Err(refused(&ErrorKind::InvalidAlgorithm));
         }

@@ -289,7 +289,7 @@ fn file_name(stem: &str, last: u64) -> String {
 pub fn kept(db: &Connection, name: &str) -> Result<Vec<Kept>, AuditError> {
     let log = store::exported(db, name)?.log;
     let segments = read_with_files(db)?.into_iter();
-    let kept = segments.map(|(segment, file, sha256)| Kept {
+    let kept = segments.map(|(segment, (file, sha256))| Kept {
         log,
         name: file_name(&stem(name, segment.first), segment.last),
         segment,

@@ -19,6 +19,35 @@ pub enum AuditError {
     /// The key that the signing key is sealed under is unavailable.
     #[error("the key of the audit log is unavailable: {0}")]
     Key(#[source] SealingError),
+    /// This host has not got the key that the signing key of the log that hosts share is sealed under.
+    #[error(
+        "this host has not got the key of the installation's audit log yet, without which nothing can be recorded or done: \
+         copy {path} from a host that has it (mode 0600)"
+    )]
+    NoKey {
+        /// Where it is to be.
+        path: PathBuf,
+    },
+    /// The key that this host has is not that of the log that hosts share.
+    #[error(
+        "{path} is not the key of this installation's audit log: it is that of another installation, or an earlier one; \
+         copy it from a host whose commands work; if there is none, the log's signing key was tampered with: restore the \
+         server's backup"
+    )]
+    ForeignKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The log was moved to a server.
+    #[error(
+        "the audit log {path} was moved to {place}: give --catalog, or set SEALDISK_CATALOG, with its address"
+    )]
+    Moved {
+        /// The file.
+        path: PathBuf,
+        /// Where the log is.
+        place: String,
+    },
     /// The log says something that this program did not write there.
     #[error(
         "the audit log was tampered with or damaged: {what}; nothing is appended to it: look at \

@@ -16,9 +16,10 @@ use super::seen::Seen;
 use super::space::Reserve;
 use super::store::{TABLES, TABLES_2, TABLES_3};
 use super::verifier::Finding;
+use crate::moved;
 use database::sqlite::{self, Schema};
 use database::{Connection, Database, Mode};
-use keys::{FileGuard, SealingKey};
+use keys::{FileGuard, SealingError, SealingKey};
 use traces::Span;
 
 /// The table of changes whose outcome is not recorded yet. `owner` tells their process from every
@@ -37,9 +38,21 @@ CREATE TABLE audit_intents (
 ) STRICT;
 ";
 
+/// What the log of an installation is called in messages.
+pub const AUDIT_DATABASE: &str = "audit log";
+
+/// What tells the log of an installation from other databases, in SQLite and in PostgreSQL.
+pub const AUDIT_APPLICATION_ID: i32 = 0x5EA1_0A0D;
+
+/// What makes the tables of an installation's log in PostgreSQL, beside those of its catalog.
+pub const AUDIT_POSTGRES_STEPS: &[&str] = &[concat!(
+    include_str!("postgres.sql"),
+    include_str!("postgres-intents.sql")
+)];
+
 pub(super) const SCHEMA: Schema = Schema {
-    what: "audit log",
-    application_id: 0x5EA1_0A0D,
+    what: AUDIT_DATABASE,
+    application_id: AUDIT_APPLICATION_ID,
     steps: &[
         |db| db.execute_batch(TABLES),
         |db| {
@@ -88,7 +101,7 @@ impl AuditLog {
     pub fn open(path: &Path) -> Result<Self, AuditError> {
         let reserve = Reserve::of(path);
         reserve.release_if_full();
-        let db = sqlite::open(path, &SCHEMA)?.into();
+        let db = Self::open_database(path)?;
         let on_host = OnHost {
             key: path.with_extension("key"),
             reserve,
@@ -103,7 +116,7 @@ impl AuditLog {
     /// processes died over.
     ///
     /// # Errors
-    /// As [`AuditLog::open`].
+    /// As [`AuditLog::open`]; [`AuditError::NoKey`] and [`AuditError::ForeignKey`] on a host that was not given the key.
     pub fn open_shared(db: Database, key: &Path, host: &str) -> Result<Self, AuditError> {
         let on_host = OnHost {
             key: key.into(),
@@ -115,9 +128,10 @@ impl AuditLog {
 
     fn open_in(db: Database, on_host: OnHost) -> Result<Self, AuditError> {
         let OnHost { key, reserve, name } = on_host;
+        let is_shared = name.is_some();
         let chain = match is_made(&db)? {
-            true => load(&db, &key)?,
-            false => make(&db, &key)?,
+            true => load(&db, &key, is_shared)?,
+            false => make(&db, &key, is_shared)?,
         };
         let log = Self {
             seen: Seen::open(&chain, &db, &key, INSTALLATION)?,
@@ -132,11 +146,30 @@ impl AuditLog {
         Ok(log)
     }
 
+    /// Whether the file `key` is the key of the log in a database that hosts share, if there is a log. Nothing is made, and
+    /// nothing is written.
+    ///
+    /// # Errors
+    /// As [`AuditLog::open_shared`].
+    pub fn check_shared_key(db: &Connection, key: &Path) -> Result<(), AuditError> {
+        match is_made(db)? {
+            true => load(db, key, true).map(drop),
+            false => Ok(()),
+        }
+    }
+
     /// The database of the log `path` without its key, to be verified.
     ///
     /// # Errors
-    /// [`AuditError::Open`].
+    /// [`AuditError::Open`], [`AuditError::Moved`].
     pub fn open_database(path: &Path) -> Result<Database, AuditError> {
+        let db = Self::open_whatever(path)?;
+        refuse_moved(&db, path)?;
+        Ok(db)
+    }
+
+    /// The same of one that may have been moved.
+    pub(crate) fn open_whatever(path: &Path) -> Result<Database, AuditError> {
         Ok(sqlite::open(path, &SCHEMA)?.into())
     }
 
@@ -144,9 +177,11 @@ impl AuditLog {
     /// too.
     ///
     /// # Errors
-    /// [`AuditError::Open`].
+    /// [`AuditError::Open`], [`AuditError::Moved`].
     pub fn look_at_database(path: &Path) -> Result<Database, AuditError> {
-        Ok(sqlite::open_as_it_is(path, &SCHEMA)?.into())
+        let db: Database = sqlite::open_as_it_is(path, &SCHEMA)?.into();
+        refuse_moved(&db, path)?;
+        Ok(db)
     }
 
     /// Appends a record; it is durable when this returns.
@@ -277,6 +312,17 @@ impl AuditLog {
     }
 }
 
+/// Refuses the file of a log that is on a server by now.
+fn refuse_moved(db: &Connection, path: &Path) -> Result<(), AuditError> {
+    match moved::place_of(db)? {
+        None => Ok(()),
+        Some(place) => Err(AuditError::Moved {
+            path: path.into(),
+            place,
+        }),
+    }
+}
+
 /// Whether there is a log in the database.
 fn is_made(db: &Connection) -> Result<bool, AuditError> {
     Ok(db.the_value("SELECT count(*) FROM audit_log", &[])?)
@@ -288,7 +334,7 @@ fn new_name(key: &Path) -> PathBuf {
 }
 
 /// The log that is there.
-fn load(db: &Connection, key: &Path) -> Result<Chain, AuditError> {
+fn load(db: &Connection, key: &Path, is_shared: bool) -> Result<Chain, AuditError> {
     let missing = || AuditError::tampered("its first row is missing");
     let new = new_name(key);
     // Whoever has made the log may have died before its key got its name. On a host that was not the first of those that
@@ -300,19 +346,32 @@ fn load(db: &Connection, key: &Path) -> Result<Chain, AuditError> {
         take_name(&new, key)?;
         return chain.ok_or_else(missing);
     }
-    let sealing = SealingKey::load(key, FileGuard::Mode).map_err(AuditError::Key)?;
-    Chain::load(db, &sealing)?.ok_or_else(missing)
+    let path = || key.to_owned();
+    let sealing = match SealingKey::load(key, FileGuard::Mode) {
+        Err(SealingError::Io { source, .. })
+            if is_shared && source.kind() == ErrorKind::NotFound =>
+        {
+            return Err(AuditError::NoKey { path: path() });
+        }
+        loaded => loaded.map_err(AuditError::Key)?,
+    };
+    match Chain::load(db, &sealing) {
+        Err(AuditError::Tampered { .. }) if is_shared => {
+            Err(AuditError::ForeignKey { path: path() })
+        }
+        loaded => loaded?.ok_or_else(missing),
+    }
 }
 
 /// Makes the log, and its key, unless somebody else is faster.
-fn make(db: &Database, key: &Path) -> Result<Chain, AuditError> {
+fn make(db: &Database, key: &Path, is_shared: bool) -> Result<Chain, AuditError> {
     let new = new_name(key);
     // Of the processes of a host one at a time makes a key: each removes what is left of another's. Of hosts that share
     // the database one makes the log, and what the others do is run again.
     let _alone = key.parent().map(archive::lock).transpose()?;
     let chain = db.transaction(Mode::Write, |db| {
         if is_made(db)? {
-            return load(db, key);
+            return load(db, key, is_shared);
         }
         if key.exists() {
             let what = format!("the log of the key {} was removed", key.display());

@@ -49,7 +49,7 @@ pub use event::Event;
 pub use export::write_export;
 pub use intent::Intent;
 pub use line::{ExportedLog, Line, export_start, own_segment, read_export};
-pub use log::AuditLog;
+pub use log::{AUDIT_APPLICATION_ID, AUDIT_DATABASE, AUDIT_POSTGRES_STEPS, AuditLog};
 pub use record::{AuditRecord, Counted, REFUSALS};
 pub use seen::Seen;
 pub use segment::Segment;

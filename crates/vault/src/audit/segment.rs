@@ -83,14 +83,15 @@ pub(super) fn read(db: &Connection) -> Result<Vec<Segment>, AuditError> {
     db.select(sql, &[], columns)
 }
 
-/// As [`read`], each with where its file was written and the SHA-256 of that, as far as it is known.
-pub(super) fn read_with_files(
-    db: &Connection,
-) -> Result<Vec<(Segment, Option<String>, Option<String>)>, AuditError> {
+/// Where the file of a segment was written, and the SHA-256 of that, as far as they are known.
+type Written = (Option<String>, Option<String>);
+
+/// As [`read`], each with where it was written.
+pub(super) fn read_with_files(db: &Connection) -> Result<Vec<(Segment, Written)>, AuditError> {
     let sql = "SELECT first, last, previous, hash, time, signature, file, sha256 \
                FROM audit_segments ORDER BY first";
     db.select(sql, &[], |row| {
-        Ok::<_, AuditError>((columns(row)?, row.get(6)?, row.get(7)?))
+        Ok::<_, AuditError>((columns(row)?, (row.get(6)?, row.get(7)?)))
     })
 }
 

@@ -184,6 +184,7 @@ impl EmbeddedVault {
             }
             // What cannot be recorded is not answered, to nobody of the batch.
             Err(error) => {
+                self.note_gone(&error);
                 for ticket in batch {
                     ticket.put(Err(error.again()));
                 }

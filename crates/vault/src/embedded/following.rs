@@ -45,7 +45,7 @@ impl EmbeddedVault {
         if row.master_check == self.held().check {
             return Ok(());
         }
-        let key = load_master(self.place.dir(), &row)?;
+        let key = load_master(&self.place, &row)?;
         let check = row.master_check;
         *self.master.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(Held { check, key });
         Ok(())

@@ -60,6 +60,7 @@ impl EmbeddedVault {
     /// # Errors
     /// [`VaultErrorCode::MasterKey`] when the new one is unavailable; the vault is as it was then.
     pub fn reseal(&self, caller: &Caller, place: &MasterPlace) -> Result<Resealed, VaultError> {
+        self.place.refuse_of_one_host(place)?;
         let dir = self.place.dir().to_owned();
         let fail = |e: std::io::Error| {
             let what = format!("cannot use {}", dir.display());

@@ -23,7 +23,7 @@ impl EmbeddedVault {
         if is_essential(subject.operation) {
             self.place.make_room(&db);
         }
-        let outcome = db.transaction(Mode::Write, |db| {
+        let done = db.transaction(Mode::Write, |db| {
             self.follow_master(db)?;
             self.put_off_in_doubt(db)?;
             // Whoever looks at the vault sees no key whose time is over.
@@ -43,7 +43,8 @@ impl EmbeddedVault {
             let now = self.clock.now();
             self.chain.append_counted(db, &records, now)?;
             Ok::<_, VaultError>(outcome)
-        })?;
+        });
+        let outcome = done.inspect_err(|error| self.note_gone(error))?;
         self.seen.note(&self.chain, &db);
         outcome.map(|done| done.value)
     }

@@ -45,8 +45,10 @@ pub struct EmbeddedVault {
     pub(super) place: VaultPlace,
     /// Device and inode of the database, where it is a file.
     file: Option<(u64, u64)>,
-    /// Whether another vault was seen in the database.
+    /// Whether another vault, or none, was seen in the database.
     is_replaced: AtomicBool,
+    /// Whether this process serves many at a time.
+    is_serving: AtomicBool,
     /// What writes.
     pub(super) db: Mutex<Database>,
     pub(super) queue: Queue,
@@ -115,6 +117,9 @@ impl EmbeddedVault {
         master: Option<&MasterPlace>,
     ) -> Result<Self, VaultError> {
         settings.check()?;
+        if let Some(master) = master {
+            place.refuse_of_one_host(master)?;
+        }
         let db = place.open()?;
         let dir = place.dir();
         let (master, source) = match master {
@@ -181,7 +186,7 @@ impl EmbeddedVault {
         let row = store::vault(&db)?
             .filter(|row| row.name == name)
             .ok_or_else(missing)?;
-        let master = load_master(place.dir(), &row)?;
+        let master = load_master(&place, &row)?;
         let chain = chain(&db, &place, &master, clock.as_ref())?;
         let vault = Self::new(row, master, keys, chain, clock, place, db)?;
         if !vault.in_device() {
@@ -213,6 +218,7 @@ impl EmbeddedVault {
             seen,
             file,
             is_replaced: AtomicBool::new(false),
+            is_serving: AtomicBool::new(false),
             id: row.id,
             url: vault_url(&row.name),
             name: row.name,
@@ -250,6 +256,11 @@ impl EmbeddedVault {
         !self.is_replaced.load(Ordering::Relaxed) && is_file()
     }
 
+    /// What tells the vault from every other one, of the same name too.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
     /// The vault's name.
     pub fn name(&self) -> &str {
         &self.name
@@ -268,6 +279,7 @@ impl EmbeddedVault {
     /// Keeps up to `count` private keys ready for use, for a process that serves many requests.
     /// Without it every use reads its key anew, and none stays in memory.
     pub fn cache_private_keys(&self, count: usize) {
+        self.is_serving.store(count > 0, Ordering::Relaxed);
         self.cache.resize(count);
         self.allowed.resize(count.saturating_mul(USES_OF_KEY));
         let cpus = std::thread::available_parallelism();
@@ -316,7 +328,8 @@ impl EmbeddedVault {
 
     pub(super) fn row_in(&self, db: &Connection) -> Result<VaultRow, VaultError> {
         let gone = || VaultError::new(VaultErrorCode::Internal, "the vault's first row is gone");
-        let row = store::vault(db)?.ok_or_else(gone)?;
+        let found = store::vault(db).inspect_err(|error| self.note_gone(error));
+        let row = found?.ok_or_else(gone)?;
         if row.id == self.id {
             return Ok(row);
         }
@@ -328,6 +341,13 @@ impl EmbeddedVault {
                 self.name
             ),
         ))
+    }
+
+    /// Notes it where something has failed because the vault's tables are gone.
+    pub(super) fn note_gone(&self, error: &VaultError) {
+        if error.is_of_missing_table() {
+            self.is_replaced.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Refuses another vault in the place of this one. A file that was replaced is another file, which is not open here.
@@ -352,6 +372,11 @@ impl EmbeddedVault {
         &self,
         look: impl FnOnce(&Connection) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
+        // Another connection to a server is a thread here and a process there, which a command does without.
+        let is_one_enough = self.place.is_shared() && !self.is_serving.load(Ordering::Relaxed);
+        if is_one_enough && let Ok(db) = self.db.try_lock() {
+            return look(&db);
+        }
         self.place.read(look)
     }
 }

@@ -36,6 +36,18 @@ impl MasterKey {
         .map(Self)
         .map_err(unavailable)
     }
+
+    /// The file that [`MasterKey::load`] reads, where it is known without a look at anything else.
+    pub fn expected_file(
+        dir: &Path,
+        vault_name: &str,
+        source: Option<&MasterSource>,
+    ) -> Option<PathBuf> {
+        match source {
+            None => default_credential(vault_name).or_else(|| Some(dir.join(DEFAULT_FILE))),
+            Some(source) => source.file_of(dir),
+        }
+    }
 }
 
 fn default_credential(vault_name: &str) -> Option<PathBuf> {

@@ -94,6 +94,15 @@ impl MasterSource {
         key.map(MasterKey).map_err(unavailable)
     }
 
+    /// The file that it is read from; `None` for a credential of a process that systemd gave none.
+    pub(super) fn file_of(&self, dir: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Beside { file } | Self::Tpm2 { file } => Some(dir.join(file)),
+            Self::File { path } => Some(path.clone()),
+            Self::Credential { name } => credential(name),
+        }
+    }
+
     /// The file in the vault's directory that belongs to it.
     pub(crate) fn own_file(&self) -> Option<&str> {
         match self {

@@ -124,6 +124,63 @@ fn a_new_master_key_is_followed_by_whoever_can_read_it() {
     });
 }
 
+#[test]
+fn a_host_without_the_master_key_is_told_how_it_gets_it() {
+    let Some(server) = PostgresServer::shared() else {
+        return;
+    };
+    let fixture = Fixture::new(Engine::Postgres(server));
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |says: &[&str]| {
+        let error = fixture.open_with(dir.path()).err().unwrap();
+        assert_eq!(error.code, VaultErrorCode::MasterKey);
+        for words in says {
+            assert!(error.message.contains(words), "{words}: {error}");
+        }
+    };
+    let key = dir.path().join("master.key");
+    let path = key.display().to_string();
+    refused(&["has not got the master key", "sealdisk-vault-vault", &path]);
+    // That of another vault.
+    let other = Fixture::new(Engine::Sqlite);
+    std::fs::copy(other.place.dir().join("master.key"), &key).unwrap();
+    refused(&["is not the one", &path]);
+    let elsewhere = dir.path().join("elsewhere.key");
+    let place = MasterPlace::File(elsewhere.clone());
+    fixture.vault.reseal(&fixture.owner, &place).unwrap();
+    fixture.open_with(dir.path()).unwrap();
+    std::fs::remove_file(&elsewhere).unwrap();
+    refused(&["copy ", &elsewhere.display().to_string()]);
+
+    let tpm = MasterPlace::Tpm2 {
+        pcrs: None,
+        device: None,
+    };
+    let error = fixture.vault.reseal(&fixture.owner, &tpm).unwrap_err();
+    assert_eq!(error.code, VaultErrorCode::BadParameter);
+    assert!(error.message.contains("systemd-creds"), "{error}");
+}
+
+/// As of one that was purged by another host.
+#[test]
+fn a_vault_whose_tables_are_gone_is_not_current() {
+    let Some(server) = PostgresServer::shared() else {
+        return;
+    };
+    let fixture = Fixture::new(Engine::Postgres(server));
+    let wrapped = fixture.wrap().unwrap();
+    let schema = fixture.place.schema().unwrap();
+    server.sql(&format!("ALTER SCHEMA {schema} RENAME TO {schema}_gone"));
+    assert_eq!(
+        code(fixture.unwrap(&wrapped)),
+        VaultErrorCode::VaultNotFound
+    );
+    assert!(!fixture.vault.is_current());
+    assert_eq!(code(fixture.reopen()), VaultErrorCode::VaultNotFound);
+    server.sql(&format!("ALTER SCHEMA {schema}_gone RENAME TO {schema}"));
+    fixture.reopen().unwrap();
+}
+
 /// The tables are those of another vault, and what is kept in memory is of the one before.
 #[test]
 fn another_vault_in_the_place_of_one_that_is_open_is_not_taken_for_it() {

@@ -1,5 +1,6 @@
 //! What a server does to its clients.
 
+mod exclusive;
 mod tls;
 
 use std::io::{Read as _, Write as _};

@@ -1,3 +1,5 @@
+use std::path::Path;
+
 use super::*;
 use installation::catalog::IdentityOwner;
 
@@ -62,7 +64,7 @@ impl Fixture {
 fn open(state: &Path) -> TokenService {
     let domains = vec!["vault.localhost".to_owned()];
     TokenService::open(
-        state,
+        &KeyStore::in_directory(&state.join("tokens")),
         Uuid::from_u128(9),
         Duration::from_secs(3600),
         domains,

@@ -1,5 +1,7 @@
 //! Installations whose catalog is on a PostgreSQL server (`--catalog`), and those that are moved there.
 
+mod vaults;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::OpenOptionsExt;
@@ -15,6 +17,20 @@ fn on_server(server: &PostgresServer) -> (Host, String) {
     let (mut host, url) = (Host::that_attaches(), server.new_schema());
     host.set_env("SEALDISK_CATALOG", &url);
     (host, url)
+}
+
+/// Another host of the same installation, as an operator adds one: with the keys of the first.
+fn joined(one: &Host, url: &str, keys: &[&str]) -> Host {
+    let mut host = Host::that_attaches();
+    host.set_env("SEALDISK_CATALOG", url);
+    // It makes its state directory.
+    host.ok("keyvault list");
+    for key in keys {
+        let to = host.state().join(key);
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(one.state().join(key), to).unwrap();
+    }
+    host
 }
 
 fn names(host: &Host, noun: &str) -> Vec<String> {
@@ -96,7 +112,14 @@ fn commands_do_the_same_with_a_catalog_on_a_server() {
     }
     assert!(names(&host, "disk").is_empty() && names(&host, "identity").is_empty());
     assert_eq!(host.json("role assignment list"), Value::Array(Vec::new()));
-    assert!(!host.state().join("catalog.db").exists());
+    for file in [
+        "catalog.db",
+        "audit.db",
+        "vaults/myvault/vault.db",
+        "vaults/platform/vault.db",
+    ] {
+        assert!(!host.state().join(file).exists(), "{file}");
+    }
     // The address, and no secret, is what the state directory is told of.
     let known = fs::read_to_string(host.state().join("catalog-server.json")).unwrap();
     assert!(!known.contains("search_path") && url.contains("search_path"));
@@ -108,12 +131,25 @@ fn hosts_share_what_they_make() {
         return;
     };
     let (one, url) = on_server(server);
-    let mut two = Host::new();
-    two.set_env("SEALDISK_CATALOG", &url);
+    let two = joined(&one, &url, &[]);
     let secret = one.file("secret");
     one.ok(&["identity", "create", "alice", "--secret-file", &secret]);
     assert_eq!(names(&two, "identity"), ["alice"]);
-    two.ok("identity delete alice --yes");
+    // What cannot be recorded is not done.
+    let delete = "identity delete alice --yes";
+    let refused = two.refused_with("AuditLogError", delete);
+    let key = two.state().join("audit.key");
+    assert!(refused.contains(text(&key)), "{refused}");
+    let said = String::from_utf8(two.run("doctor -o json").stdout).unwrap();
+    assert!(said.contains("has not got the key"), "{said}");
+    // That of another installation.
+    let other = Host::new();
+    other.ok("identity create bob");
+    fs::copy(other.state().join("audit.key"), &key).unwrap();
+    let refused = two.refused_with("AuditLogError", delete);
+    assert!(refused.contains("is not the key of"), "{refused}");
+    fs::copy(one.state().join("audit.key"), &key).unwrap();
+    two.ok(delete);
     assert!(names(&one, "identity").is_empty());
     two.ok("keyvault connect far --url https://far.vault.localhost:8443");
     assert_eq!(names(&one, "keyvault"), ["far"]);
@@ -190,6 +226,8 @@ fn a_wrong_address_is_told_and_makes_no_second_installation() {
 fn movable() -> Host {
     let host = Host::that_attaches();
     host.ok("keyvault connect far --url https://far.vault.localhost:8443");
+    host.ok("keyvault create near");
+    host.ok("keyvault key create k --vault-name near --size 2048");
     let installation = host.installation();
     for number in 0..20 {
         installation
@@ -210,6 +248,10 @@ fn an_installation_is_moved_and_used_there_alone() {
     let tables = moved["tables"].as_array().unwrap();
     let identities = tables.iter().find(|table| table["table"] == "identities");
     assert_eq!(identities.unwrap()["rows"], 20, "{moved}");
+    let keys = tables.iter().find(|table| table["table"] == "key_versions");
+    let keys = keys.unwrap();
+    assert_eq!(keys["part"], "key vault 'near'");
+    assert_eq!(keys["rows"], 1);
     assert!(
         !moved["to"].as_str().unwrap().contains("search_path"),
         "{moved}"
@@ -218,7 +260,9 @@ fn an_installation_is_moved_and_used_there_alone() {
     assert!(refused.contains("give --catalog"), "{refused}");
     host.set_env("SEALDISK_CATALOG", &to);
     assert_eq!(host.json("identity list"), before);
-    assert_eq!(names(&host, "keyvault"), ["far"]);
+    assert_eq!(names(&host, "keyvault"), ["far", "near"]);
+    host.ok("keyvault key rotate k --vault-name near");
+    host.ok("audit verify");
     host.ok("identity delete user3 --yes");
     // Again, which changes nothing.
     let again = host.json(&["catalog", "migrate", "--to", &to]);
@@ -246,9 +290,13 @@ fn what_cannot_be_moved_stays_as_it_is() {
         "{refused}"
     );
     daemon.stop();
-    let refused = host.refused_with("OperationNotAllowed", &migrate);
-    assert!(refused.contains("platform"), "{refused}");
+    let vault = host.state().join("vaults/platform/vault.db");
+    fs::rename(&vault, host.path("away")).unwrap();
+    let refused = host.refused_with("VaultNotFound", &migrate);
+    assert!(refused.contains(text(&vault)), "{refused}");
+    fs::rename(host.path("away"), &vault).unwrap();
     assert_eq!(names(&host, "disk"), ["d"]);
+    host.ok(&migrate);
 }
 
 /// The move is killed at any moment, again and again: no catalog is used then but a whole one, and the last run ends it.
@@ -272,7 +320,7 @@ fn a_move_that_is_killed_at_any_moment_loses_nothing() {
         let mut migrate = host.command(&["catalog", "migrate", "--to", &to]);
         let migrate = migrate.stdout(Stdio::null()).stderr(Stdio::null());
         let mut migrate = migrate.spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(17 * round));
+        std::thread::sleep(Duration::from_millis(29 * round));
         migrate.kill().unwrap();
         let is_done = migrate.wait().unwrap().success();
         let (file, server) = (in_file(), on_server());
@@ -289,6 +337,13 @@ fn a_move_that_is_killed_at_any_moment_loses_nothing() {
         }
     }
     assert!(on_server().unwrap() == before && in_file().is_none());
+    for line in [
+        "audit verify",
+        "keyvault key show k --vault-name near",
+        "keyvault key rotate k --vault-name near",
+    ] {
+        host.ok(&format!("{line} --catalog {to}"));
+    }
 }
 
 #[test]
@@ -308,7 +363,10 @@ fn a_backup_names_the_catalog_as_the_servers_and_comes_back_beside_it() {
     let create = ["backup", "create", &backup, "--with-master-key"];
     let made = host.json(&[&create[..], &with_passphrase].concat());
     let left_out = made["leftOut"].to_string();
-    assert!(left_out.contains("its backups are the server's"), "{made}");
+    assert!(
+        left_out.contains("their backups are the server's"),
+        "{made}"
+    );
     host.ok(&[&["backup", "verify", &backup][..], &with_passphrase].concat());
 
     let state = host.file("restored");
@@ -323,6 +381,10 @@ fn a_backup_names_the_catalog_as_the_servers_and_comes_back_beside_it() {
     host.ok(&restore);
     let list = host.json(&["disk", "list", "--state-dir", &state]);
     assert_eq!(list[0]["name"], "d", "{list}");
+    // With the keys that a host has of an installation: it is one more of its hosts.
+    host.ok(&["keyvault", "show", "platform", "--state-dir", &state]);
+    host.ok(&["audit", "verify", "--state-dir", &state]);
+    host.ok(&["disk", "decrypt", "d", "--state-dir", &state]);
 
     // One with a catalog in it is not restored beside another one.
     let own = Host::new();
