@@ -309,6 +309,7 @@ fn a_backup_names_the_catalog_as_the_servers_and_comes_back_beside_it() {
     let made = host.json(&[&create[..], &with_passphrase].concat());
     let left_out = made["leftOut"].to_string();
     assert!(left_out.contains("its backups are the server's"), "{made}");
+    assert!(!left_out.contains("not kept on this host"), "{made}");
     host.ok(&[&["backup", "verify", &backup][..], &with_passphrase].concat());
 
     let state = host.file("restored");
@@ -323,6 +324,18 @@ fn a_backup_names_the_catalog_as_the_servers_and_comes_back_beside_it() {
     host.ok(&restore);
     let list = host.json(&["disk", "list", "--state-dir", &state]);
     assert_eq!(list[0]["name"], "d", "{list}");
+
+    // A vault of this host whose database is lost is not left out as one of another host.
+    let vaults = fs::read_dir(host.state().join("vaults")).unwrap();
+    let mut databases = vaults.map(|vault| vault.unwrap().path().join("vault.db"));
+    let database = databases.find(|path| path.exists()).unwrap();
+    let aside = host.file("vault.db");
+    fs::rename(&database, &aside).unwrap();
+    let whole = host.file("whole.age");
+    let create = [&["backup", "create", &whole][..], &with_passphrase].concat();
+    let refused = host.refused_with("BadParameter", &create);
+    assert!(refused.contains("vault.db is lost"), "{refused}");
+    fs::rename(&aside, &database).unwrap();
 
     // One with a catalog in it is not restored beside another one.
     let own = Host::new();

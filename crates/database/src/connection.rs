@@ -1,6 +1,7 @@
 //! Statements and transactions.
 
 use std::ops::{ControlFlow, Deref};
+use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Mode};
 use crate::error::{Error, ErrorKind};
@@ -104,14 +105,32 @@ impl Connection {
     /// # Errors
     /// [`Error`].
     pub fn moment(&self) -> Result<Moment<'_>, Error> {
+        self.moment_within(|| self.engine.patience())
+    }
+
+    /// As [`Connection::moment`], in one attempt: for what may as well be left out when the database is away.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn moment_at_once(&self) -> Result<Moment<'_>, Error> {
+        self.moment_within(|| Duration::ZERO)
+    }
+
+    fn moment_within(&self, patience: impl FnOnce() -> Duration) -> Result<Moment<'_>, Error> {
         let is_own = !self.engine.is_in_transaction();
         if is_own {
-            begin(self, Mode::Read)?;
+            begin(self, Mode::Read, &mut Patience::of(patience()))?;
         }
         Ok(Moment {
             connection: self,
             is_own,
         })
+    }
+
+    /// Has the operation that comes next be one that was begun at that time, and has waited for this connection since
+    /// then: it waits for the database so much shorter.
+    pub fn waited_since(&self, begun: Instant) {
+        self.engine.spend_patience(begun.elapsed());
     }
 
     /// Makes what is on disk as small as what it holds, where the engine does not see to that by itself. To be called
@@ -131,13 +150,22 @@ impl Connection {
     pub fn limit_journal(&self, pages: u32) -> Result<(), Error> {
         self.engine.limit_journal(pages)
     }
+
+    /// Overwrites what was replaced in the database and may still be in a file beside it, where the engine keeps one. To
+    /// be called outside of a transaction.
+    ///
+    /// # Errors
+    /// [`Error`]; of kind [`ErrorKind::Busy`] when others have read what was there for too long. It may be there still
+    /// then.
+    pub fn overwrite_journal(&self) -> Result<(), Error> {
+        self.engine.overwrite_journal()
+    }
 }
 
 /// Begins a transaction.
-fn begin(db: &Connection, mode: Mode) -> Result<(), Error> {
-    let mut patience = Patience::of(db.engine.patience());
+fn begin(db: &Connection, mode: Mode, patience: &mut Patience) -> Result<(), Error> {
     while let Err(error) = db.engine.begin(mode) {
-        if !db.engine.is_repeatable() || !patience.wait() {
+        if !patience.lasts(&*db.engine) {
             return Err(error);
         }
     }
@@ -201,8 +229,8 @@ impl Database {
     ) -> Result<T, E> {
         let mut patience = Patience::of(self.engine.patience());
         loop {
-            match self.attempt(mode, &mut run) {
-                Err(_) if self.engine.is_repeatable() && patience.wait() => {}
+            match self.attempt(mode, &mut patience, &mut run) {
+                Err(_) if patience.lasts(&*self.engine) => {}
                 done => return done,
             }
         }
@@ -211,9 +239,10 @@ impl Database {
     fn attempt<T, E: From<Error>>(
         &self,
         mode: Mode,
+        patience: &mut Patience,
         run: &mut impl FnMut(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let transaction = Transaction(Held::begin(self, mode)?);
+        let transaction = Transaction(Held::begin_within(self, mode, patience)?);
         let done = run(&transaction)?;
         transaction.0.commit()?;
         Ok(done)
@@ -251,7 +280,12 @@ impl<D: Deref<Target = Database>> Held<D> {
     /// # Errors
     /// [`Error`].
     pub fn begin(database: D, mode: Mode) -> Result<Self, Error> {
-        begin(&database, mode)?;
+        let mut patience = Patience::of(database.engine.patience());
+        Self::begin_within(database, mode, &mut patience)
+    }
+
+    fn begin_within(database: D, mode: Mode, patience: &mut Patience) -> Result<Self, Error> {
+        begin(&database, mode, patience)?;
         Ok(Self {
             database,
             is_open: true,

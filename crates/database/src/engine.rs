@@ -14,6 +14,9 @@ pub enum Mode {
     Read,
     /// To change what was read meanwhile by nobody else.
     Write,
+    /// As [`Mode::Write`], for what all change who have this table's name here, one after the other and in the order in
+    /// which they came: none of them is in vain, however fast the others are.
+    InTurn(&'static str),
     /// To read while nobody else changes anything.
     Alone,
 }
@@ -47,14 +50,24 @@ pub(crate) trait Engine: Send {
     /// the connection was lost, and has changed nothing: then it may succeed when it is run again.
     fn is_repeatable(&self) -> bool;
 
-    /// How long that is done.
+    /// How long that is done for the operation that begins now.
     fn patience(&self) -> Duration;
+
+    /// Has so much of the patience for the next operation be spent already.
+    fn spend_patience(&self, time: Duration);
+
+    /// Takes it that an operation has failed for as long as there was patience for it: those that come next need not wait
+    /// as long for the same.
+    fn give_up(&self);
 
     /// Makes what is on disk as small as what it holds, unless that is done anyway.
     fn shrink(&self) -> Result<(), Error>;
 
     /// Has a journal beside the database be taken over now, and after so many pages, if there is one.
     fn limit_journal(&self, pages: u32) -> Result<(), Error>;
+
+    /// Has nothing be left in a journal beside the database of what was replaced, if there is one.
+    fn overwrite_journal(&self) -> Result<(), Error>;
 
     /// Ends the threads and connections that the engine has, unless a transaction is under way. The next statement has
     /// them anew.

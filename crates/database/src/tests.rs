@@ -177,34 +177,42 @@ fn of_a_transaction_all_counts_or_nothing() {
     });
 }
 
+/// Has several add at once what depends on what the others have added; how often they began.
+fn meet(place: &Place, mode: Mode) -> u32 {
+    let db = (place.open)();
+    db.execute("INSERT INTO parents VALUES (0, 'n')", &[])
+        .unwrap();
+    let attempts = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let attempts = &attempts;
+            scope.spawn(move || {
+                let db = (place.open)();
+                for round in 0..10 {
+                    db.transaction(mode, |db| {
+                        attempts.fetch_add(1, Ordering::Relaxed);
+                        let next: i64 = db.the_value("SELECT max(id) + 1 FROM parents", &[])?;
+                        add(db, next, &format!("{thread}-{round}"))
+                    })
+                    .unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(count(&db), 41);
+    let last: i64 = db.the_value("SELECT max(id) FROM parents", &[]).unwrap();
+    assert_eq!(last, 40, "{attempts:?} attempts");
+    attempts.into_inner()
+}
+
 #[test]
 fn changes_that_meet_are_as_one_after_the_other() {
-    on_each(|place| {
-        let db = (place.open)();
-        db.execute("INSERT INTO parents VALUES (0, 'n')", &[])
-            .unwrap();
-        let attempts = AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            for thread in 0..4 {
-                let attempts = &attempts;
-                scope.spawn(move || {
-                    let db = (place.open)();
-                    for round in 0..10 {
-                        // What each adds depends on what the others have added.
-                        db.transaction(Mode::Write, |db| {
-                            attempts.fetch_add(1, Ordering::Relaxed);
-                            let next: i64 = db.the_value("SELECT max(id) + 1 FROM parents", &[])?;
-                            add(db, next, &format!("{thread}-{round}"))
-                        })
-                        .unwrap();
-                    }
-                });
-            }
-        });
-        assert_eq!(count(&db), 41);
-        let last: i64 = db.the_value("SELECT max(id) FROM parents", &[]).unwrap();
-        assert_eq!(last, 40, "{attempts:?} attempts");
-    });
+    on_each(|place| assert!(meet(place, Mode::Write) >= 40));
+}
+
+#[test]
+fn those_who_change_something_in_turn_begin_once() {
+    on_each(|place| assert_eq!(meet(place, Mode::InTurn("parents")), 40));
 }
 
 #[test]
@@ -246,9 +254,36 @@ fn what_is_looked_at_is_of_one_moment_within_a_transaction_too() {
         .unwrap();
         assert_eq!(count(&other), 4);
         db.limit_journal(50).unwrap();
+        db.overwrite_journal().unwrap();
         db.shrink().unwrap();
         assert_eq!(count(&db), 4);
     });
+}
+
+#[test]
+fn a_journal_is_not_overwritten_while_somebody_reads_what_is_in_it() {
+    const SCHEMA: sqlite::Schema = sqlite::Schema {
+        what: "test database",
+        application_id: 42,
+        steps: &[|db| db.execute_batch("CREATE TABLE parents (id INTEGER, name TEXT) STRICT")],
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.db");
+    let (own, other) = (
+        sqlite::open(&path, &SCHEMA).unwrap(),
+        sqlite::open(&path, &SCHEMA).unwrap(),
+    );
+    own.busy_timeout(std::time::Duration::ZERO).unwrap();
+    let (db, other) = (Database::from(own), Database::from(other));
+    add(&db, 1, "a").unwrap();
+    let moment = other.moment().unwrap();
+    assert_eq!(count(&moment), 1);
+    add(&db, 2, "b").unwrap();
+    assert_eq!(db.overwrite_journal().unwrap_err().kind(), ErrorKind::Busy);
+    drop(moment);
+    db.overwrite_journal().unwrap();
+    let journal = std::fs::metadata(dir.path().join("t.db-wal")).unwrap();
+    assert_eq!(journal.len(), 0);
 }
 
 #[test]

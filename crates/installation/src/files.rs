@@ -229,6 +229,18 @@ pub fn read_private(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, Insta
     })
 }
 
+/// Whether there is anything of that name. What cannot be looked at is not taken for gone.
+///
+/// # Errors
+/// What the system said.
+pub fn is_there(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Makes the names in a directory durable. Where a file system cannot do that for a directory alone
 /// (`EINVAL`), nobody can.
 ///
@@ -270,6 +282,16 @@ mod tests {
         assert_eq!(mode(), 0o700);
         passable_dir(&path, true).unwrap();
         assert_eq!(mode(), 0o711);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_taken_for_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let is_there = |name: &str| is_there(&dir.path().join(name));
+        assert!(!is_there("gone").unwrap());
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).unwrap();
+        assert!(is_there("loop").unwrap());
+        is_there("loop/vault.db").unwrap_err();
     }
 
     /// The three ways of giving a name, of which a file system here has the first.

@@ -295,6 +295,13 @@ impl VaultError {
         matches!(kind, Some(ErrorKind::Overtaken | ErrorKind::Lost))
     }
 
+    /// Whether what has failed with this may be the fault of one statement, so that others may do what is theirs: the
+    /// database is there, nobody was waited for in vain, and it is certain that the transaction changed nothing.
+    pub(crate) fn may_be_of_one(&self) -> bool {
+        use ErrorKind::{Busy, Lost, Overtaken, Unknown};
+        !matches!(self.database(), Some(Busy | Lost | Overtaken | Unknown))
+    }
+
     /// What the vault's database has said, if it has failed.
     fn database(&self) -> Option<ErrorKind> {
         let source = self.source.as_deref();

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::Instant;
 
 use database::{Connection, Database, OpenError, sqlite};
 
@@ -117,12 +118,14 @@ impl VaultPlace {
         &self,
         look: impl FnOnce(&Connection) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
+        let begun = Instant::now();
         let mut reader = self.reader()?;
         let db = match reader.take() {
             Some(db) => db,
             None => self.open()?,
         };
         let db: &Database = reader.insert(db);
+        db.waited_since(begun);
         look(db)
     }
 
@@ -171,18 +174,5 @@ impl VaultPlace {
     /// The room that is in reserve, in bytes.
     pub(crate) fn reserve_size(&self) -> u64 {
         self.reserve.as_ref().map_or(0, Reserve::size)
-    }
-
-    /// Overwrites what was replaced in the database's file and may be in its write-ahead log still.
-    pub(crate) fn overwrite_log(&self) -> Result<(), VaultError> {
-        let Some(file) = self.file() else {
-            return Ok(());
-        };
-        let db = sqlite::open(file, &store::SCHEMA)?;
-        let overwritten = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
-        overwritten.map_err(|e| {
-            let what = "what the key vault's write-ahead log had is not overwritten";
-            VaultError::caused(VaultErrorCode::Internal, what, e)
-        })
     }
 }

@@ -106,7 +106,9 @@ pub(super) fn reseal(
         match installation.reseal_vault(&name, &place) {
             Ok(resealed) => {
                 if let Some(left) = &resealed.left {
-                    context.output.note(&removal(&name, left));
+                    context
+                        .output
+                        .note(&removal(&name, left, resealed.is_on_server));
                 }
                 views.push(ResealedView {
                     name,
@@ -131,13 +133,18 @@ pub(super) fn reseal(
 }
 
 /// What is not ours to remove.
-fn removal(name: &str, left: &MasterSource) -> String {
+fn removal(name: &str, left: &MasterSource, is_on_server: bool) -> String {
     let how = match left {
         MasterSource::File { path } => format!("`shred -u {}`", path.display()),
         _ => "remove it from the unit and the credential store".into(),
     };
+    // A standby that was behind, or a backup, has what is under the old key.
+    let when = match is_on_server {
+        true => "once every standby and backup of the server has the change, and if",
+        false => "if",
+    };
     format!(
-        "note: the old master key of the key vault '{name}' is still {}; if no other vault needs it: {how}",
+        "note: the old master key of the key vault '{name}' is still {}; {when} no other vault needs it: {how}",
         left.describe()
     )
 }

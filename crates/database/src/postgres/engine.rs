@@ -1,10 +1,12 @@
 //! Transactions that PostgreSQL runs, and what becomes of them when a connection is lost.
 //!
 //! Who changes something does so in a serializable transaction, and has to bear that it fails when somebody else was
-//! faster. A connection that was lost before the end of a transaction has changed nothing. When it is lost while a commit
-//! is under way, what became of that is found out: each transaction leaves its number in a row of its connection, in
-//! `sealdisk_commits`. Whoever changes that row afterwards has waited for the transaction to end, and reads whether it
-//! counted; so that is known even when the server has crashed, or another one has taken its place.
+//! faster. Where many change the same, that would be whoever is slower, again and again: they wait for each other with a
+//! lock of a table ([`Mode::InTurn`]), which is taken before anything is looked at. A connection that was lost before the
+//! end of a transaction has changed nothing. When it is lost while a commit is under way, what became of that is found
+//! out: each transaction leaves its number in a row of its connection, in `sealdisk_commits`. Whoever changes that row
+//! afterwards has waited for the transaction to end, and reads whether it counted; so that is known even when the server
+//! has crashed, or another one has taken its place.
 //!
 //! By the same row it is seen, after a reconnection, that a server does not have what was said to be durable: a standby
 //! that was behind has taken the place of the one that had said so. Whoever relies on it is told.
@@ -12,7 +14,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::address::Address;
 use super::schema::Schema;
@@ -32,14 +34,26 @@ pub(super) struct Postgres {
     /// The transaction that is under way.
     open: Cell<Option<Open>>,
     is_repeatable: Cell<bool>,
+    /// Whether that is because there is no connection.
+    is_away: Cell<bool>,
+    /// When the server had been away for as long as anybody waits, if it has not answered since.
+    gave_up: Cell<Option<Instant>>,
+    /// What the next operation has waited before it came here.
+    spent: Cell<Duration>,
     /// How many transactions have begun to change something: the number of the last one.
     number: Cell<u64>,
     /// The last transaction that was said to be durable.
     durable: RefCell<Option<Durable>>,
+    /// That one was lost, until whoever changes something is told.
+    is_lost: Cell<bool>,
 }
 
 /// For how long the row of a connection is sure to be there: `open` removes those of a day ago.
 const KEPT: Duration = Duration::from_secs(12 * 3600);
+
+/// For how long nobody waits for a server that was waited for in vain: each tries once. Those who wait for one connection
+/// would each wait as long as the one before, and the last of them for all of that.
+const AWAY: Duration = Duration::from_secs(5);
 
 /// A transaction that was said to be durable.
 #[derive(Debug, Clone)]
@@ -65,8 +79,12 @@ impl Postgres {
             connected: RefCell::new(Some(connected)),
             open: Cell::new(None),
             is_repeatable: Cell::new(false),
+            is_away: Cell::new(false),
+            gave_up: Cell::new(None),
+            spent: Cell::default(),
             number: Cell::new(0),
             durable: RefCell::default(),
+            is_lost: Cell::new(false),
         })
     }
 
@@ -78,15 +96,22 @@ impl Postgres {
         let new = Connected::to(&self.address)?;
         let (schema, address) = (self.schema, Arc::clone(&self.address));
         new.run(move |session| schema.check(session, &address.place))?;
-        self.check_durable(&new)?;
+        let has_all = self.has_durable(&new)?;
         *self.connected.borrow_mut() = Some(new);
-        Ok(())
+        if has_all {
+            return Ok(());
+        }
+        // It is told to whoever sees it first, and to whoever begins to change something: what only looks may be no more
+        // than a courtesy, whose failure nobody heeds. Whoever has heard of it goes on with what there is.
+        self.durable.take();
+        self.is_lost.set(true);
+        Err(self.loss())
     }
 
     /// Whether what was said to be durable is there for a new connection.
-    fn check_durable(&self, new: &Connected) -> Result<(), Error> {
+    fn has_durable(&self, new: &Connected) -> Result<bool, Error> {
         let Some(last) = self.durable.borrow().clone() else {
-            return Ok(());
+            return Ok(true);
         };
         let row = format!(
             "SELECT number FROM sealdisk_commits WHERE id = '{}'",
@@ -96,23 +121,22 @@ impl Postgres {
             let rows = session.query(&row, &[])?;
             rows.first().map(|row| row.get::<i64>(0)).transpose()
         })?;
-        let is_there = match found {
+        Ok(match found {
             Some(number) => number >= last.number,
             None => last.at.elapsed().is_ok_and(|time| time >= KEPT),
-        };
-        if is_there {
-            return Ok(());
-        }
-        // It is told once: whoever has heard of it goes on with what there is.
-        self.durable.take();
+        })
+    }
+
+    /// What is said of a change that was lost.
+    fn loss(&self) -> Error {
         let (what, place) = (self.schema.what, &self.address.place);
-        Err(Error::new(
+        Error::new(
             ErrorKind::Other,
             format!(
                 "the {what} {place} has lost a change that it had said is durable: a standby that was behind may have \
                  taken the place of the server; look at what there is before anything is tried again"
             ),
-        ))
+        )
     }
 
     /// What the connection answers. One that is lost is given up.
@@ -129,6 +153,9 @@ impl Postgres {
             .is_err_and(|error| error.kind() == ErrorKind::Lost)
         {
             self.connected.take();
+        }
+        if answer.is_ok() {
+            self.gave_up.set(None);
         }
         answer
     }
@@ -153,7 +180,7 @@ impl Postgres {
         loop {
             let done = attempt();
             match done {
-                Err(_) if self.is_repeatable() && patience.wait() => {}
+                Err(_) if patience.lasts(self) => {}
                 done => return done,
             }
         }
@@ -162,6 +189,7 @@ impl Postgres {
     fn may_repeat(&self, kind: ErrorKind) {
         let is_repeatable = matches!(kind, ErrorKind::Overtaken | ErrorKind::Lost);
         self.is_repeatable.set(is_repeatable);
+        self.is_away.set(kind == ErrorKind::Lost);
     }
 
     /// What begins a transaction.
@@ -174,10 +202,15 @@ impl Postgres {
                 "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {}",
                 self.schema.lock(true)
             ),
-            Mode::Write => {
+            Mode::Write | Mode::InTurn(_) => {
                 self.number.set(self.number.get() + 1);
+                // What the transaction sees is of the moment of the first statement behind the lock.
+                let turn = match mode {
+                    Mode::InTurn(table) => format!("LOCK TABLE {table} IN EXCLUSIVE MODE; "),
+                    _ => String::new(),
+                };
                 format!(
-                    "BEGIN ISOLATION LEVEL SERIALIZABLE; {}; {}",
+                    "BEGIN ISOLATION LEVEL SERIALIZABLE; {turn}{}; {}",
                     self.schema.lock(false),
                     note(about, self.last(), "excluded.number")
                 )
@@ -192,7 +225,7 @@ impl Postgres {
 
     /// Whether the transaction that a lost connection was to commit has counted.
     fn outcome(&self, lost: &About) -> Result<bool, Error> {
-        let mut patience = Patience::of(self.patience());
+        let mut patience = Patience::of(self.address.patience);
         loop {
             match self.ask_outcome(lost) {
                 Err(error) if error.kind() == ErrorKind::Lost && patience.wait() => {}
@@ -310,7 +343,14 @@ impl Engine for Postgres {
             let what = "a transaction is begun within another one";
             return Err(Error::new(ErrorKind::Other, what));
         }
-        let begun = self.reconnect().and_then(|()| {
+        let ready = self.reconnect();
+        let is_connected = self.connected.borrow().is_some();
+        let is_to_change = matches!(mode, Mode::Write | Mode::InTurn(_));
+        let ready = match is_to_change && is_connected && self.is_lost.take() {
+            true => Err(self.loss()),
+            false => ready,
+        };
+        let begun = ready.and_then(|()| {
             let about = self.connected.borrow().as_ref().map(|it| it.about.clone());
             let sql = about.map(|about| self.beginning(mode, &about));
             self.ask(move |session| {
@@ -346,7 +386,7 @@ impl Engine for Postgres {
         }
         self.open.set(None);
         match open.mode {
-            Mode::Write => self
+            Mode::Write | Mode::InTurn(_) => self
                 .commit_write()
                 .inspect_err(|error| self.may_repeat(error.kind())),
             // What was read is of one moment whatever becomes of the connection.
@@ -381,7 +421,22 @@ impl Engine for Postgres {
     }
 
     fn patience(&self) -> Duration {
-        self.address.patience
+        let spent = self.spent.take();
+        let gave_up = self.gave_up.get();
+        match gave_up.is_some_and(|at| at.elapsed() < AWAY) {
+            true => Duration::ZERO,
+            false => self.address.patience.saturating_sub(spent),
+        }
+    }
+
+    fn spend_patience(&self, time: Duration) {
+        self.spent.set(time);
+    }
+
+    fn give_up(&self) {
+        if self.is_away.get() {
+            self.gave_up.set(Some(Instant::now()));
+        }
     }
 
     fn shrink(&self) -> Result<(), Error> {
@@ -390,6 +445,11 @@ impl Engine for Postgres {
     }
 
     fn limit_journal(&self, _pages: u32) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn overwrite_journal(&self) -> Result<(), Error> {
+        // What a server keeps of what was replaced is its operator's.
         Ok(())
     }
 

@@ -72,7 +72,7 @@ impl Engine for Sqlite {
         let sql = match mode {
             Mode::Read => "BEGIN DEFERRED",
             // One at a time changes anything, and waits for the one before.
-            Mode::Write | Mode::Alone => "BEGIN IMMEDIATE",
+            Mode::Write | Mode::InTurn(_) | Mode::Alone => "BEGIN IMMEDIATE",
         };
         self.execute(sql, &[]).map(drop)
     }
@@ -106,6 +106,10 @@ impl Engine for Sqlite {
         Duration::ZERO
     }
 
+    fn spend_patience(&self, _time: Duration) {}
+
+    fn give_up(&self) {}
+
     fn shrink(&self) -> Result<(), Error> {
         let done = self
             .0
@@ -122,6 +126,19 @@ impl Engine for Sqlite {
                     .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
             });
         done.map_err(|error| failed(&error))
+    }
+
+    fn overwrite_journal(&self) -> Result<(), Error> {
+        // It says in a column that others were in the way, and is no error then.
+        let sql = "PRAGMA wal_checkpoint(TRUNCATE)";
+        let hindered = self.0.query_row(sql, [], |row| row.get::<_, i64>(0));
+        match hindered.map_err(|error| failed(&error))? {
+            0 => Ok(()),
+            _ => Err(Error::new(
+                ErrorKind::Busy,
+                "others have read what was there before for too long",
+            )),
+        }
     }
 
     fn disconnect(&self) {

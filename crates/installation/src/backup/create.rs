@@ -27,7 +27,7 @@ use super::made::{self, MadeBackup};
 use super::manifest::{FORMAT, Item, ItemKind, Manifest};
 use super::segments;
 use super::{BackupError, Protection};
-use crate::files::{rename_new, sync_dir};
+use crate::files::{self, rename_new, sync_dir};
 use crate::place::CATALOG_FILE;
 use crate::{Installation, InstallationError};
 use keys::{FIPS, Hashing, hex};
@@ -174,8 +174,8 @@ impl Sources {
                 continue;
             }
             let path = format!("vaults/{name}/vault.db");
-            // Of a catalog that hosts share, they have different vaults.
-            if server.is_some() && !state.join(&path).exists() {
+            // Of a catalog that hosts share, they have different vaults. One whose database alone is missing is lost.
+            if server.is_some() && !is_there(&state.join("vaults").join(name))? {
                 let what = format!("the key vault '{name}', which is not kept on this host");
                 sources.left_out.push(what);
                 continue;
@@ -196,7 +196,7 @@ impl Sources {
     fn begin(&mut self, state: &Path, path: &str, kind: ItemKind) -> Result<(), BackupError> {
         let file = state.join(path);
         if kind == ItemKind::Vault {
-            if !file.exists() {
+            if !is_there(&file)? {
                 return Err(BackupError::Argument(format!(
                     "{} is lost, and a backup without it would not be whole: bring it back, or give the key \
                      vault up with `sealdisk keyvault delete --force`",
@@ -468,11 +468,15 @@ fn publish(new: &Path, path: &Path) -> Result<(), BackupError> {
 
 /// An earlier backup is never written over.
 fn refuse_taken(path: &Path) -> Result<(), BackupError> {
-    match path.symlink_metadata() {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(BackupError::io("look at", path)(e)),
-        Ok(_) => Err(taken(path)),
+    match is_there(path)? {
+        false => Ok(()),
+        true => Err(taken(path)),
     }
+}
+
+/// As [`files::is_there`].
+fn is_there(path: &Path) -> Result<bool, BackupError> {
+    files::is_there(path).map_err(BackupError::io("look at", path))
 }
 
 fn taken(path: &Path) -> BackupError {

@@ -18,7 +18,7 @@ use std::io::{BufReader, BufWriter, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use database::{Connection, Database, Mode, params};
+use database::{Connection, Database, params};
 use time::OffsetDateTime;
 
 use super::archives::verify_segment;
@@ -27,7 +27,7 @@ use super::encoding::{Hash, number, text};
 use super::entry::{LogId, StoredEntry};
 use super::line::{Line, write_line};
 use super::segment::{Segment, base, read_with_files};
-use super::store;
+use super::store::{self, APPENDING};
 use super::{AuditError, AuditRecord};
 use keys::Hashing;
 
@@ -226,7 +226,7 @@ impl Chain {
             archived.file.display()
         ));
         let record = [record];
-        db.transaction(Mode::Write, |db| {
+        db.transaction(APPENDING, |db| {
             // Another host may be archiving, too.
             store::lock(db)?;
             let (at, before) = base(db)?;

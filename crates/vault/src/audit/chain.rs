@@ -165,7 +165,7 @@ impl Chain {
     }
 
     /// Appends records and signs the new head, in the caller's transaction, which is one to change something
-    /// ([`Mode::Write`](database::Mode::Write)).
+    /// ([`APPENDING`](super::APPENDING)).
     ///
     /// # Errors
     /// [`AuditError::Tampered`] when the head is not one that this log signed: a chain that

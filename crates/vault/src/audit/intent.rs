@@ -8,7 +8,7 @@
 
 use std::fs;
 
-use database::{Connection, Mode, params};
+use database::{Connection, params};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use time::OffsetDateTime;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::essential::{INTENT, is_essential};
 use super::event::Event;
-use super::{AuditError, AuditLog, AuditRecord};
+use super::{APPENDING, AuditError, AuditLog, AuditRecord};
 
 /// The code of a change whose process ended before it could say what became of it.
 const UNFINISHED: &str = "Unfinished";
@@ -97,7 +97,7 @@ impl AuditLog {
         if self.read(|_, db| dead(db, self.host()))?.is_empty() {
             return Ok(());
         }
-        let noted = self.db().transaction(Mode::Write, |db| {
+        let noted = self.db().transaction(APPENDING, |db| {
             // Another process may have done so between the look and the lock.
             let left = dead(db, self.host())?;
             for (id, _) in &left {

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
@@ -14,10 +14,10 @@ use super::essential::is_essential;
 use super::record::{AuditRecord, Counted};
 use super::seen::Seen;
 use super::space::Reserve;
-use super::store::{TABLES, TABLES_2, TABLES_3};
+use super::store::{APPENDING, TABLES, TABLES_2, TABLES_3};
 use super::verifier::Finding;
 use database::sqlite::{self, Schema};
-use database::{Connection, Database, Mode};
+use database::{Connection, Database};
 use keys::{FileGuard, SealingKey};
 use traces::Span;
 
@@ -195,7 +195,7 @@ impl AuditLog {
             false if self.reserve.is_spent() => return Err(AuditError::Full),
             false => {}
         }
-        db.transaction(Mode::Write, |db| write(&self.chain, db))?;
+        db.transaction(APPENDING, |db| write(&self.chain, db))?;
         self.seen.note(&self.chain, &db);
         Ok(())
     }
@@ -217,9 +217,7 @@ impl AuditLog {
         let db = self.db();
         // It takes little room however often it happens, so that it is not refused for want of that.
         self.reserve.make_room(&db);
-        db.transaction(Mode::Write, |db| {
-            self.chain.append_counted(db, &records, now)
-        })?;
+        db.transaction(APPENDING, |db| self.chain.append_counted(db, &records, now))?;
         self.seen.note(&self.chain, &db);
         Ok(())
     }
@@ -238,7 +236,7 @@ impl AuditLog {
         if !self.chain.has_overdue(&db, now)? {
             return Ok(());
         }
-        db.transaction(Mode::Write, |db| self.chain.append_counted(db, &[], now))
+        db.transaction(APPENDING, |db| self.chain.append_counted(db, &[], now))
     }
 
     /// Writes the records from before `before` into a file in `dir`, and removes them from the log;
@@ -272,8 +270,11 @@ impl AuditLog {
     }
 
     pub(super) fn db(&self) -> MutexGuard<'_, Database> {
+        let begun = Instant::now();
         // A panic elsewhere rolled its transaction back; the connection itself is intact.
-        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        db.waited_since(begun);
+        db
     }
 }
 
@@ -310,7 +311,7 @@ fn make(db: &Database, key: &Path) -> Result<Chain, AuditError> {
     // Of the processes of a host one at a time makes a key: each removes what is left of another's. Of hosts that share
     // the database one makes the log, and what the others do is run again.
     let _alone = key.parent().map(archive::lock).transpose()?;
-    let chain = db.transaction(Mode::Write, |db| {
+    let chain = db.transaction(APPENDING, |db| {
         if is_made(db)? {
             return load(db, key);
         }

@@ -55,6 +55,8 @@ pub use seen::Seen;
 pub use segment::Segment;
 pub use signer::PublicKey;
 pub use space::{Reserve, Space};
-pub use store::{POSTGRES_TABLES, TABLES, TABLES_2, TABLES_3, last_record, visit_records};
+pub use store::{
+    APPENDING, POSTGRES_TABLES, TABLES, TABLES_2, TABLES_3, last_record, visit_records,
+};
 pub use verifier::{Finding, Pin, Report, pins};
 pub use verify::verify_database;

@@ -1,6 +1,6 @@
 //! The rows of a log in its database.
 
-use database::{Connection, ErrorKind, Row, ToValue, Value, params};
+use database::{Connection, ErrorKind, Mode, Row, ToValue, Value, params};
 use uuid::Uuid;
 
 use super::counter::Counter;
@@ -62,6 +62,10 @@ pub const POSTGRES_TABLES: &str = include_str!("postgres.sql");
 /// prepared.
 const BATCHES: [usize; 3] = [64, 8, 1];
 
+/// How a transaction is begun that appends to a log: those of several hosts one after the other. Whoever is told that
+/// another one was faster, and begins again, would be so by each host that is nearer to the server or has more to record.
+pub const APPENDING: Mode = Mode::InTurn("audit_head");
+
 /// Records that are read at a time: not every engine gives the rows of an answer one by one.
 const PAGE: usize = 1000;
 
@@ -80,11 +84,12 @@ pub(super) fn exported(db: &Connection, name: &str) -> Result<ExportedLog, Audit
 
 /// Has whoever else appends to the log wait for the end of the transaction that is under way.
 ///
-/// In SQLite they wait since it has begun. PostgreSQL lets several transactions go on at once, and that they are serializable
-/// does not suffice: all would find the same end of the log, and those that come late would be told that the number of
-/// their record is taken before they are told that somebody else was faster, which looks like tampering. So the row of the
-/// head is locked before the log is looked at (by a change of nothing, since SQLite knows no `FOR UPDATE`). Whoever has
-/// waited for one that has appended fails here, is run again, and has signed nothing in vain.
+/// In SQLite they wait since it has begun, and those that were begun as [`APPENDING`] do so everywhere. Else PostgreSQL
+/// lets several transactions go on at once, and that they are serializable does not suffice: all would find the same end
+/// of the log, and those that come late would be told that the number of their record is taken before they are told that
+/// somebody else was faster, which looks like tampering. So the row of the head is locked before the log is looked at (by
+/// a change of nothing, since SQLite knows no `FOR UPDATE`). Whoever has waited for one that has appended fails here, is
+/// run again, and has signed nothing in vain.
 pub(super) fn lock(db: &Connection) -> Result<(), AuditError> {
     db.execute("UPDATE audit_head SET seq = seq", &[])?;
     Ok(())
@@ -145,13 +150,23 @@ pub(super) fn stored<E: From<AuditError>>(
 /// Visits the stored records behind number `after`, up to number `last`, in order, as they are at one moment.
 pub(super) fn stored_until<E: From<AuditError>>(
     db: &Connection,
+    after: u64,
+    last: u64,
+    visit: impl FnMut(StoredEntry) -> Result<(), E>,
+) -> Result<(), E> {
+    let moment = db.moment().map_err(AuditError::from)?;
+    stored_until_now(&moment, after, last, visit)
+}
+
+/// As [`stored_until`], as they are when each is read.
+pub(super) fn stored_until_now<E: From<AuditError>>(
+    db: &Connection,
     mut after: u64,
     last: u64,
     mut visit: impl FnMut(StoredEntry) -> Result<(), E>,
 ) -> Result<(), E> {
-    let moment = db.moment().map_err(AuditError::from)?;
     loop {
-        let page = page(&moment, after, last)?;
+        let page = page(db, after, last)?;
         let is_last = page.len() < PAGE;
         for stored in page {
             after = stored.entry.seq;
@@ -170,6 +185,12 @@ pub(super) fn page(db: &Connection, after: u64, last: u64) -> Result<Vec<StoredE
         event::COLUMNS
     );
     db.select(&sql, params![number(after)?, number(last)?], read_entry)
+}
+
+/// The number of the last record that is stored, also behind the head, where there should be none; 0 when there is none.
+pub(super) fn last_stored(db: &Connection) -> Result<u64, AuditError> {
+    let last: Option<i64> = db.the_value("SELECT max(seq) FROM audit", &[])?;
+    Ok(last.map_or(0, |last| last.max(0).cast_unsigned()))
 }
 
 fn read_entry(row: &Row) -> Result<StoredEntry, AuditError> {

@@ -37,7 +37,7 @@ impl Fixture {
     fn try_append(&self, records: u64) -> Result<(), AuditError> {
         let records: Vec<AuditRecord> = (0..records).map(record).collect();
         let db = self.log.db();
-        db.transaction(Mode::Write, |db| self.log.chain().append(db, &records))
+        db.transaction(APPENDING, |db| self.log.chain().append(db, &records))
     }
 
     fn reopen(&self) -> Result<AuditLog, AuditError> {

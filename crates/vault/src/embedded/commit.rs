@@ -9,13 +9,15 @@
 //! the last time ([`Allowed`](super::allowed::Allowed)).
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use database::{Connection, Database, Mode};
+use database::{Connection, Database};
 
 use super::queue::{KeyUse, Settled, Speculation, Ticket, Turn};
 use super::subject::Subject;
 use super::uses::note_use;
 use super::vault::EmbeddedVault;
+use crate::audit::APPENDING;
 use crate::refusal;
 use crate::store::KeyRow;
 use crate::{KeyPermission, VaultError, VaultErrorCode, Verdict};
@@ -53,7 +55,7 @@ impl EmbeddedVault {
         work: impl Fn(&KeyRow) -> Result<T, VaultError>,
     ) -> Result<(T, Arc<KeyRow>), VaultError> {
         for _ in 0..RETRIES {
-            let Some(row) = self.row_to_try(key_use) else {
+            let Some(row) = self.row_to_try(key_use)? else {
                 // The refusal that counts is the one that is recorded.
                 match self.settle(key_use.clone(), Speculation::None)? {
                     Settled::Done(_) | Settled::Again => continue,
@@ -83,9 +85,16 @@ impl EmbeddedVault {
     }
 
     /// The key version that a use is begun with; `None` when it would be refused.
-    fn row_to_try(&self, key_use: &KeyUse) -> Option<Arc<KeyRow>> {
-        let allowed = self.allowed.get(key_use);
-        allowed.or_else(|| self.read(|db| self.check(db, key_use)).map(Arc::new).ok())
+    fn row_to_try(&self, key_use: &KeyUse) -> Result<Option<Arc<KeyRow>>, VaultError> {
+        if let Some(row) = self.allowed.get(key_use) {
+            return Ok(Some(row));
+        }
+        match self.read(|db| self.check(db, key_use)) {
+            Ok(row) => Ok(Some(Arc::new(row))),
+            // Nor can a refusal be recorded, and it would be waited for again.
+            Err(away) if away.code == VaultErrorCode::Unreachable => Err(away),
+            Err(_) => Ok(None),
+        }
     }
 
     /// A use was refused after its work: it is looked at first the next time. Another process may have taken
@@ -155,10 +164,11 @@ impl EmbeddedVault {
     ) -> Result<Settled, VaultError> {
         let span = Span::begin("commit audit record");
         let ticket = Ticket::new(key_use, speculation);
+        let begun = Instant::now();
         let outcome = match self.queue.wait(&ticket) {
             Turn::Settled(outcome) => outcome,
             Turn::Leads(mut lead) => {
-                let db = self.db();
+                let db = self.db_since(begun);
                 self.settle_all(&db, lead.take());
                 ticket.take()
             }
@@ -168,23 +178,33 @@ impl EmbeddedVault {
         span.came_to(outcome, |error| error.code.as_str())
     }
 
-    /// Settles all of `batch` in one transaction; outcomes are told once it is durable.
+    /// Settles all of `batch` in one transaction, or each by itself when that fails; outcomes are told once they are
+    /// durable.
     fn settle_all(&self, db: &Database, batch: &[Arc<Ticket>]) {
         // Disks that run go on when the file system is full.
         let unwraps = |ticket: &Arc<Ticket>| ticket.key_use.permission == KeyPermission::UnwrapKey;
         if batch.iter().any(unwraps) {
             self.place.make_room(db);
         }
-        match db.transaction(Mode::Write, |db| self.settled(db, batch)) {
+        match db.transaction(APPENDING, |db| self.settled(db, batch)) {
             Ok(outcomes) => {
                 self.seen.note(&self.chain, db);
                 for (ticket, outcome) in batch.iter().zip(outcomes) {
                     ticket.put(outcome);
                 }
             }
+            // It may be that of one use alone, which takes no other with it.
+            Err(error) if batch.len() > 1 && error.may_be_of_one() => {
+                for ticket in batch {
+                    self.settle_all(db, std::slice::from_ref(ticket));
+                }
+            }
             // What cannot be recorded is not answered, to nobody of the batch.
             Err(error) => {
                 for ticket in batch {
+                    let key_use = &ticket.key_use;
+                    let subject = Subject::of(key_use.operation, &key_use.key);
+                    self.record_failed(db, &key_use.caller, &subject, &error);
                     ticket.put(Err(error.again()));
                 }
             }
@@ -261,4 +281,49 @@ fn busy(vault: &str) -> VaultError {
         VaultErrorCode::Internal,
         format!("a key of the key vault '{vault}' is being changed all the time; try again"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Caller, KeyId, KeySize, NewKey, Permissions, SystemClock, VaultSettings};
+
+    #[test]
+    fn a_use_that_fails_takes_nobody_with_it_who_shares_its_transaction() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = VaultSettings::default();
+        let vault =
+            EmbeddedVault::create(dir.path(), "v", &settings, Arc::new(SystemClock)).unwrap();
+        let owner = Caller::local(uuid::Uuid::new_v4());
+        let all = Permissions::all();
+        vault.set_policy(&owner, owner.object_id, &all).unwrap();
+        let new = NewKey::new(KeySize::Rsa2048);
+        for name in ["good", "bad"] {
+            vault.create_key(&owner, name, &new).unwrap();
+        }
+        let failing = "CREATE TEMP TRIGGER failing BEFORE INSERT ON main.audit WHEN NEW.key = 'bad'
+             BEGIN SELECT RAISE(ABORT, 'no'); END";
+        vault.db().execute(failing, &[]).unwrap();
+        let ticket = |name: &str| {
+            let key_use = KeyUse {
+                caller: owner.clone(),
+                key: KeyId {
+                    name: name.into(),
+                    version: None,
+                },
+                operation: "KeyGet",
+                permission: KeyPermission::Get,
+            };
+            Ticket::new(Arc::new(key_use), Speculation::None)
+        };
+        let batch = ["good", "bad", "good"].map(ticket);
+        let before = vault.audit_log().unwrap().len();
+        vault.settle_all(&vault.db(), &batch);
+        let outcomes = batch.each_ref().map(|ticket| ticket.take().unwrap());
+        let [Ok(Settled::Done(_)), Err(failed), Ok(Settled::Done(_))] = outcomes else {
+            panic!("the good ones are done, and the bad one is not");
+        };
+        assert_eq!(failed.code, VaultErrorCode::Internal);
+        assert_eq!(vault.audit_log().unwrap().len(), before + 2);
+    }
 }

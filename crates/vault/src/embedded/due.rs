@@ -23,7 +23,7 @@ use time::{Duration, OffsetDateTime};
 use super::doubt::{WHOLE_VAULT, is_doubted, puts_off};
 use super::subject::Subject;
 use super::vault::EmbeddedVault;
-use crate::audit::AuditRecord;
+use crate::audit::{APPENDING, AuditRecord};
 use crate::store::{self, DueKind, KeyRow, Retry};
 use crate::{Caller, KeyType, VaultError, VaultErrorCode};
 
@@ -131,7 +131,7 @@ impl EmbeddedVault {
         };
         let destroyed = self.destroy(&rows);
         let db = self.db();
-        let is_over = db.transaction(Mode::Write, |db| {
+        let is_over = db.transaction(APPENDING, |db| {
             let now = self.clock.now();
             if store::deleted_key(db, name)?.is_none_or(|row| row.purge_at > now) {
                 return Ok(false);

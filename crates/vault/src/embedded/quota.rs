@@ -90,6 +90,8 @@ impl EmbeddedVault {
         }
         let now = micros(self.clock.now());
         let until = until(db, caller, now)?.max(now) + weight * each(db)?;
+        // What is never refused because of the limit comes to no more than what is.
+        let until = until.min(most(db, now)?);
         let sql = "INSERT INTO audit_quota (caller, until) VALUES (?, ?) \
                    ON CONFLICT (caller) DO UPDATE SET until = excluded.until";
         db.execute(sql, params![caller.object_id.to_string(), until])?;
@@ -127,17 +129,21 @@ fn each(db: &Connection) -> Result<i64, VaultError> {
 
 /// Until when what the caller had recorded would have taken, in microseconds since 1970.
 ///
-/// A time that nobody can have got to by now is of a clock that was ahead, and has been put right: the caller is at its
-/// limit then, and does not wait until that time.
+/// A time that nobody can have got to by now is of a clock that was ahead, and has been put right, or of another host's
+/// that is: the caller is at its limit then, and does not wait until that time.
 fn until(db: &Connection, caller: &Caller, now: i64) -> Result<i64, VaultError> {
     let sql = "SELECT until FROM audit_quota WHERE caller = ?";
     let found: Option<i64> = db.value(sql, params![caller.object_id.to_string()])?;
     let found = found.unwrap_or(0);
-    let full = now + SPAN_MICROS;
-    Ok(match found > full + SPAN_MICROS + REFUSAL * each(db)? {
-        true => full,
+    Ok(match found > most(db, now)? {
+        true => now + SPAN_MICROS,
         false => found,
     })
+}
+
+/// The last time that anybody can have got to by now: that of one who was at the limit and had something refused.
+fn most(db: &Connection, now: i64) -> Result<i64, VaultError> {
+    Ok(now + SPAN_MICROS + REFUSAL * each(db)?)
 }
 
 fn micros(time: OffsetDateTime) -> i64 {

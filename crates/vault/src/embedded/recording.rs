@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use database::{Connection, Mode};
+use database::Connection;
 use time::OffsetDateTime;
 
 use super::quota::THROTTLED;
 use super::subject::Subject;
 use super::vault::EmbeddedVault;
-use crate::audit::{Archived, AuditError, AuditRecord, Chain, Counted, Entry, Event, REFUSALS};
+use crate::audit::{
+    APPENDING, Archived, AuditError, AuditRecord, Chain, Counted, Entry, Event, REFUSALS,
+};
 use crate::refusal::shortened;
 use crate::store;
 use crate::{Caller, KeyId, KeyUsed, Origin, VaultError, VaultErrorCode};
@@ -132,7 +134,7 @@ impl EmbeddedVault {
             if !self.chain.has_overdue(&db, now)? {
                 return Ok(());
             }
-            db.transaction(Mode::Write, |db| {
+            db.transaction(APPENDING, |db| {
                 self.put_off_in_doubt(db)?;
                 Ok(self.chain.append_counted(db, &[], now)?)
             })

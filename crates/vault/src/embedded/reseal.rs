@@ -17,16 +17,25 @@
 //! A commit that fails may be on storage all the same, and come into force when the database is opened
 //! the next time, so that both keys stay then. Nothing is destroyed but after a commit that succeeded:
 //! that one has replaced whatever an earlier one has left in the write-ahead log.
+//!
+//! A server may lose a commit that it has said is durable, when a standby that was behind takes its place, or a backup: the
+//! vault is under the old key again then. So where its database is on a server, nothing is destroyed in step 4. Each file
+//! gets another name there, under which nothing looks for it, and whoever reseals is told of the old key's. To remove
+//! it is their own step, once every standby and each backup that is kept has the new state.
+//!
 //! Other processes that have the vault open see in their next transaction that the key is another one, and
 //! load it.
 
+use std::path::PathBuf;
+
 use database::Connection;
+use uuid::Uuid;
 
 use super::held::Held;
 use super::subject::Subject;
 use super::vault::EmbeddedVault;
 use crate::master::{
-    MasterKey, MasterPlace, MasterSource, Slot, default_source, destroy, is_own_file,
+    DEFAULT_FILE, MasterKey, MasterPlace, MasterSource, Slot, default_source, destroy, is_own_file,
 };
 use crate::store;
 use crate::{Caller, VaultError, VaultErrorCode};
@@ -37,8 +46,11 @@ use keys::SealingKey;
 pub struct Resealed {
     /// Where it is now.
     pub master: MasterSource,
-    /// What still has the old key, which is the owner's to remove; nothing when it was destroyed.
+    /// What still has the old key, which is the owner's to remove; nothing when it was destroyed. Where the database is on a
+    /// server it is to stay until that cannot lose the change any more.
     pub left: Option<MasterSource>,
+    /// Whether the database is on a server, which may lose the change.
+    pub is_on_server: bool,
 }
 
 impl EmbeddedVault {
@@ -55,7 +67,7 @@ impl EmbeddedVault {
         zeroize::Zeroizing::new(self.held().key.expose().to_vec())
     }
 
-    /// Gives the vault a new master key in that place, and destroys the old one.
+    /// Gives the vault a new master key in that place, and destroys the old one, unless the database is on a server.
     ///
     /// # Errors
     /// [`VaultErrorCode::MasterKey`] when the new one is unavailable; the vault is as it was then.
@@ -102,12 +114,31 @@ impl EmbeddedVault {
             .master
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner) = std::sync::Arc::new(held);
-        self.place.overwrite_log()?;
-        self.destroy_files(|name| source.own_file() != Some(name))?;
+        self.db().overwrite_journal().map_err(|e| {
+            let what = "what the key vault's write-ahead log had under its old master key is not overwritten, and the \
+                        old master key is still there";
+            VaultError::caused(VaultErrorCode::Internal, what, e)
+        })?;
+        let is_unnamed = |name: &str| source.own_file() != Some(name);
+        if self.place.is_shared() {
+            let old = before
+                .as_ref()
+                .map_or(Some(DEFAULT_FILE), MasterSource::own_file);
+            if let Some(path) = self.set_aside(is_unnamed, old)? {
+                return Ok(Resealed {
+                    left: Some(MasterSource::File { path }),
+                    is_on_server: true,
+                    master: source,
+                });
+            }
+        } else {
+            self.destroy_files(is_unnamed)?;
+        }
         let elsewhere = |source: &MasterSource| source.own_file().is_none();
         let before = before.or_else(|| default_source(&self.name));
         Ok(Resealed {
             left: before.filter(|old| !same_key && elsewhere(old) && *old != source),
+            is_on_server: self.place.is_shared(),
             master: source,
         })
     }
@@ -150,19 +181,52 @@ impl EmbeddedVault {
 
     /// Destroys the files in the vault's directory that have, or had, a master key and that nothing names.
     fn destroy_files(&self, is_unnamed: impl Fn(&str) -> bool) -> Result<(), VaultError> {
+        let mut names = self.own_files(is_unnamed)?.into_iter();
+        names.try_for_each(|name| destroy(&self.place.dir().join(name)))
+    }
+
+    /// Gives these files other names; the one that `old` has got.
+    fn set_aside(
+        &self,
+        is_unnamed: impl Fn(&str) -> bool,
+        old: Option<&str>,
+    ) -> Result<Option<PathBuf>, VaultError> {
+        let dir = self.place.dir();
+        let fail = |e: std::io::Error| {
+            let what = format!("cannot rename in {}", dir.display());
+            VaultError::caused(VaultErrorCode::Internal, what, e)
+        };
+        let mut kept = None;
+        for name in self.own_files(is_unnamed)? {
+            let aside = dir.join(format!("{name}.old-{}", Uuid::new_v4().simple()));
+            std::fs::rename(dir.join(&name), &aside).map_err(fail)?;
+            match old == Some(name.as_str()) {
+                true => kept = Some(aside),
+                false => log::warn!("{} may have an old master key", aside.display()),
+            }
+        }
+        std::fs::File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(fail)?;
+        Ok(kept)
+    }
+
+    /// The files in the vault's directory that have, or had, a master key and that nothing names.
+    fn own_files(&self, is_unnamed: impl Fn(&str) -> bool) -> Result<Vec<String>, VaultError> {
         let dir = self.place.dir();
         let fail = |e: std::io::Error| {
             let what = format!("cannot look into {}", dir.display());
             VaultError::caused(VaultErrorCode::Internal, what, e)
         };
+        let mut names = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
-            let name = path.file_name().and_then(|name| name.to_str());
-            if name.is_some_and(|name| is_own_file(name) && is_unnamed(name)) {
-                destroy(&path)?;
-            }
+            let name = entry.map_err(fail)?.file_name().into_string();
+            names.extend(
+                name.ok()
+                    .filter(|name| is_own_file(name) && is_unnamed(name)),
+            );
         }
-        Ok(())
+        Ok(names)
     }
 }
 
@@ -225,6 +289,35 @@ mod tests {
         let version = key(Some(wrapped.key_version));
         let secret = vault.unwrap_key(&owner, &version, algorithm, &wrapped.value);
         assert_eq!(secret.unwrap().as_slice(), &[9; 64]);
+    }
+
+    /// What it reads is in the write-ahead log, under the old key.
+    #[test]
+    fn the_old_key_stays_while_somebody_reads_what_is_under_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = VaultSettings::default();
+        let vault =
+            EmbeddedVault::create(dir.path(), "v", &settings, Arc::new(SystemClock)).unwrap();
+        let owner = Caller::local(uuid::Uuid::new_v4());
+        let at_once = "PRAGMA busy_timeout = 10";
+        vault.db().value::<i64>(at_once, &[]).unwrap();
+        let reader = vault.place.open().unwrap();
+        let moment = reader.moment().unwrap();
+        moment
+            .value::<String>("SELECT name FROM vault", &[])
+            .unwrap();
+        let hindered = vault.reseal(&owner, &MasterPlace::Beside).unwrap_err();
+        assert!(
+            hindered.message.contains("not overwritten"),
+            "{}",
+            hindered.message
+        );
+        assert_eq!(key_files(dir.path()), 2);
+        drop(moment);
+        vault.reseal(&owner, &MasterPlace::Beside).unwrap();
+        assert_eq!(key_files(dir.path()), 1);
+        let log = dir.path().join("vault.db-wal");
+        assert_eq!(std::fs::metadata(log).unwrap().len(), 0);
     }
 
     #[test]

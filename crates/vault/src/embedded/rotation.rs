@@ -9,7 +9,9 @@ use super::vault::EmbeddedVault;
 use crate::refusal;
 use crate::rotation::RotationPolicy;
 use crate::store::{self, KeyRow};
-use crate::{AttributeChange, Caller, KeyBundle, KeyPermission, KeySize, VaultError};
+use crate::{
+    AttributeChange, Caller, KeyBundle, KeyPermission, KeySize, VaultError, VaultErrorCode,
+};
 
 impl EmbeddedVault {
     /// Makes a new version of a key, like the latest one; its expiry is that of the rotation policy.
@@ -23,14 +25,21 @@ impl EmbeddedVault {
             self.authorize(db, caller, KeyPermission::Rotate)?;
             self.find(db, &latest(name)).map(drop)
         };
-        let Ok(basis) = self.read(|db| gate(db).and_then(|()| self.basis(db, name))) else {
-            // The refusal that counts is the one that is recorded.
-            return self.audited(caller, &subject, |db| {
-                gate(db)?;
-                Err::<KeyBundle, _>(refusal::changed(name))
-            });
+        let failed = match self.read(|db| gate(db).and_then(|()| self.basis(db, name))) {
+            Ok(basis) => return self.add_like(caller, &subject, gate, &basis),
+            // Nor can it be recorded.
+            Err(away) if away.code == VaultErrorCode::Unreachable => return Err(away),
+            Err(failed) => failed,
         };
-        self.add_like(caller, &subject, gate, &basis)
+        self.audited(caller, &subject, |db| {
+            // The refusal that counts is the one that is recorded.
+            gate(db)?;
+            // Where only the look has failed, nobody has changed anything.
+            Err::<KeyBundle, _>(match failed.code {
+                VaultErrorCode::Internal => failed.again(),
+                _ => refusal::changed(name),
+            })
+        })
     }
 
     /// The rotation policy of a key; Azure's default for one that was given none.
@@ -135,3 +144,38 @@ impl EmbeddedVault {
 
 /// The latest version of a key and its rotation policy.
 type Basis = (KeyRow, RotationPolicy);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{NewKey, Permissions, SystemClock, VaultSettings};
+
+    #[test]
+    fn a_reader_that_fails_is_no_conflict() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = VaultSettings::default();
+        let vault =
+            EmbeddedVault::create(dir.path(), "v", &settings, Arc::new(SystemClock)).unwrap();
+        let owner = Caller::local(uuid::Uuid::new_v4());
+        let all = Permissions::all();
+        vault.set_policy(&owner, owner.object_id, &all).unwrap();
+        let new = NewKey::new(KeySize::Rsa2048);
+        vault.create_key(&owner, "k", &new).unwrap();
+        // For the reader alone a table of that name is another one.
+        let other = "CREATE TEMP TABLE key_versions (none INTEGER)";
+        vault
+            .read(|db| Ok(db.execute(other, &[]).map(drop)?))
+            .unwrap();
+        let failed = vault.rotate_key(&owner, "k").unwrap_err();
+        assert_eq!(failed.code, VaultErrorCode::Internal, "{failed}");
+        let last = vault.audit_log().unwrap().pop().unwrap();
+        assert_eq!(last.event.operation, "KeyRotate");
+        assert_eq!(last.event.code.as_deref(), Some("InternalError"));
+        vault
+            .read(|db| Ok(db.execute("DROP TABLE temp.key_versions", &[]).map(drop)?))
+            .unwrap();
+        vault.rotate_key(&owner, "k").unwrap();
+    }
+}

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use database::{Connection, Database, Mode};
+use database::{Connection, Database};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -13,7 +14,7 @@ use super::cache::KeyCache;
 use super::held::{Held, load_master};
 use super::queue::Queue;
 use super::uses::note_use;
-use crate::audit::{AuditRecord, Chain, Finding, Seen};
+use crate::audit::{APPENDING, AuditRecord, Chain, Finding, Seen};
 use crate::bundle::KeyBundle;
 use crate::clock::Clock;
 use crate::master::{MasterKey, MasterPlace};
@@ -343,8 +344,15 @@ impl EmbeddedVault {
     }
 
     pub(super) fn db(&self) -> MutexGuard<'_, Database> {
+        self.db_since(Instant::now())
+    }
+
+    /// As [`db`](Self::db), for who waits since then.
+    pub(super) fn db_since(&self, begun: Instant) -> MutexGuard<'_, Database> {
         // A panic elsewhere rolled its transaction back; the connection itself is intact.
-        self.db.lock().unwrap_or_else(PoisonError::into_inner)
+        let db = self.db.lock().unwrap_or_else(PoisonError::into_inner);
+        db.waited_since(begun);
+        db
     }
 
     /// Looks at the database while another thread may be writing.
@@ -368,7 +376,7 @@ fn chain(
     if let Some(chain) = Chain::load(db, &sealing)? {
         return Ok(chain);
     }
-    db.transaction(Mode::Write, |db| {
+    db.transaction(APPENDING, |db| {
         if let Some(chain) = Chain::load(db, &sealing)? {
             return Ok(chain);
         }

@@ -12,5 +12,5 @@ mod tpm;
 
 pub(crate) use key::{MasterKey, Slot};
 pub(crate) use load::default_source;
+pub(crate) use source::{DEFAULT_FILE, destroy, is_own_file};
 pub use source::{MasterPlace, MasterSource};
-pub(crate) use source::{destroy, is_own_file};

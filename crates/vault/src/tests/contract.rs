@@ -87,15 +87,22 @@ impl Place {
 
     /// Has the database take no record any more, or take them again.
     pub(super) fn refuse_records(&self, refuses: bool) {
+        self.refuse("audit", refuses);
+    }
+
+    /// Has a table take nothing more, or take it again.
+    pub(super) fn refuse(&self, table: &str, refuses: bool) {
         let sql = match (&self.url, refuses) {
-            (None, true) => {
-                "CREATE TRIGGER refusing BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'full'); END"
-            }
-            (None, false) => "DROP TRIGGER refusing",
+            (None, true) => format!(
+                "CREATE TRIGGER refusing BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, 'full'); END"
+            ),
+            (None, false) => "DROP TRIGGER refusing".into(),
             // Of what is added from then on.
-            (Some(_), true) => "ALTER TABLE audit ADD CONSTRAINT refusing CHECK (false) NOT VALID",
-            (Some(_), false) => "ALTER TABLE audit DROP CONSTRAINT refusing",
+            (Some(_), true) => {
+                format!("ALTER TABLE {table} ADD CONSTRAINT refusing CHECK (false) NOT VALID")
+            }
+            (Some(_), false) => format!("ALTER TABLE {table} DROP CONSTRAINT refusing"),
         };
-        self.connect().execute(sql, &[]).unwrap();
+        self.connect().execute(&sql, &[]).unwrap();
     }
 }

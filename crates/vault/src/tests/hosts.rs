@@ -89,6 +89,39 @@ fn the_limit_of_an_identity_is_one_for_all() {
 }
 
 #[test]
+fn a_host_whose_clock_is_behind_keeps_nobody_from_the_vault() {
+    on_each(|engine| {
+        let fixture = Fixture::new(engine);
+        let dir = tempfile::tempdir().unwrap();
+        let master = |dir: &Path| dir.join("master.key");
+        std::fs::copy(master(fixture.place.dir()), master(dir.path())).unwrap();
+        for behind in [11, 15, 19, 60] {
+            let now = fixture.clock.now();
+            let clock = Arc::new(StoppedClock(Mutex::new(now - Duration::seconds(behind))));
+            let keys = Arc::new(SoftwareKeys);
+            let at = match fixture.place.schema() {
+                None => fixture.place.vault(),
+                Some(_) => fixture.place.with(dir.path()),
+            };
+            let other = EmbeddedVault::open_in(at, "vault", clock.clone(), keys).unwrap();
+            let set = caller();
+            let disks = Permissions::for_disks();
+            fixture
+                .vault
+                .set_policy(&fixture.owner, set.object_id, &disks)
+                .unwrap();
+            let get = |vault: &EmbeddedVault| vault.key(&set, &latest("k")).map(drop);
+            for _ in 0..10 {
+                get(&fixture.vault).unwrap();
+                get(&other).unwrap();
+                fixture.clock.advance(Duration::seconds(1));
+                clock.advance(Duration::seconds(1));
+            }
+        }
+    });
+}
+
+#[test]
 fn a_new_master_key_is_followed_by_whoever_can_read_it() {
     on_each(|engine| {
         let fixture = Fixture::new(engine);
@@ -122,6 +155,49 @@ fn a_new_master_key_is_followed_by_whoever_can_read_it() {
         fixture.vault.restore_key(&fixture.owner, &backup).unwrap();
         unwrap(&other.vault, &key, &wrapped);
     });
+}
+
+/// As when a standby that was behind takes the place of the server.
+#[test]
+fn a_new_master_key_that_the_server_loses_leaves_the_old_one() {
+    let Some(server) = PostgresServer::shared() else {
+        return;
+    };
+    let fixture = Fixture::new(Engine::Postgres(server));
+    let wrapped = fixture.wrap().unwrap();
+    let schema = fixture.place.schema().unwrap();
+    server.sql(&format!(
+        "SET search_path = {schema};
+         CREATE TABLE kept_vault AS SELECT * FROM vault;
+         CREATE TABLE kept_keys AS SELECT * FROM key_versions;
+         CREATE TABLE kept_log AS SELECT * FROM audit_log;"
+    ));
+    let before = std::fs::read(fixture.place.dir().join("master.key")).unwrap();
+    let resealed = fixture.vault.reseal(&fixture.owner, &MasterPlace::Beside);
+    let Some(MasterSource::File { path }) = resealed.unwrap().left else {
+        panic!("the old key is not told of");
+    };
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    assert!(!fixture.place.dir().join("master.key").exists());
+    fixture.unwrap(&wrapped).unwrap();
+    // What was set aside stays so.
+    fixture
+        .vault
+        .reseal(&fixture.owner, &MasterPlace::Beside)
+        .unwrap();
+    assert!(path.exists());
+    server.sql(&format!(
+        "SET search_path = {schema};
+         UPDATE vault SET master = kept.master, master_check = kept.master_check FROM kept_vault kept;
+         UPDATE key_versions SET sealed = kept.sealed FROM kept_keys kept WHERE kept.seq = key_versions.seq;
+         UPDATE audit_log SET sealed_key = kept.sealed_key FROM kept_log kept;
+         DELETE FROM backup_keys;"
+    ));
+    std::fs::rename(&path, fixture.place.dir().join("master.key")).unwrap();
+    let vault = fixture.reopen().unwrap();
+    let key = version("k", &wrapped.key_version);
+    let secret = vault.unwrap_key(&fixture.owner, &key, RSA_OAEP, &wrapped.value);
+    assert_eq!(secret.unwrap().as_slice(), &[9; 64]);
 }
 
 /// The tables are those of another vault, and what is kept in memory is of the one before.

@@ -140,3 +140,25 @@ fn an_identity_over_its_limit_is_refused_and_its_running_disks_are_not() {
         assert_eq!(code(none), VaultErrorCode::BadParameter);
     });
 }
+
+#[test]
+fn what_fails_in_the_database_is_recorded_and_changes_nothing() {
+    on_each(|engine| {
+        let fixture = Fixture::new(engine);
+        let (vault, owner) = (&fixture.vault, &fixture.owner);
+        let before = vault.audit_log().unwrap().len();
+        fixture.place.refuse("access_policies", true);
+        let set = vault.set_policy(owner, Uuid::new_v4(), &Permissions::for_disks());
+        assert_eq!(code(set), VaultErrorCode::Internal);
+        fixture.place.refuse("access_policies", false);
+        let log = vault.audit_log().unwrap().split_off(before);
+        let [failed] = log.as_slice() else {
+            panic!("{log:?}");
+        };
+        assert_eq!(failed.event.operation, "VaultSetPolicy");
+        assert_eq!(failed.event.code.as_deref(), Some("InternalError"));
+        assert_eq!(failed.event.caller, owner.object_id.to_string());
+        let report = vault.read_audit(|chain, db| chain.verify(db, "vault", &[]).unwrap());
+        assert_eq!(report.finding, None);
+    });
+}

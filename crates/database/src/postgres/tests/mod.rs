@@ -8,7 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use test_support::postgres::PostgresServer;
 
@@ -33,8 +33,12 @@ fn add(db: &Connection, id: i64) -> Result<u64, Error> {
 
 /// The database for somebody who waits a second only.
 fn open_impatient(url: &str) -> Database {
+    open_with_patience(url, Duration::from_secs(1))
+}
+
+fn open_with_patience(url: &str, patience: Duration) -> Database {
     let mut address = Address::parse(url).unwrap();
-    address.patience = Duration::from_secs(1);
+    address.patience = patience;
     open_at(address, &SCHEMA).unwrap()
 }
 
@@ -167,6 +171,34 @@ fn a_server_that_stays_away_is_told() {
     assert_eq!(count(&db), 1);
 }
 
+/// Those who wait for the same connection would wait for all who are before them.
+#[test]
+fn a_server_that_stays_away_is_waited_for_by_one_only() {
+    let Some(server) = PostgresServer::start(&["fsync=off"]) else {
+        return;
+    };
+    let patience = Duration::from_secs(3);
+    let db = open_with_patience(&server.new_schema(), patience);
+    add(&db, 1).unwrap();
+    server.kill();
+    let begun = Instant::now();
+    for _ in 0..4 {
+        assert_eq!(add(&db, 2).unwrap_err().kind(), ErrorKind::Lost);
+    }
+    assert!(begun.elapsed() >= patience, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < 2 * patience, "{:?}", begun.elapsed());
+    server.run();
+    add(&db, 2).unwrap();
+    // It was waited for at the connection, or is not waited for at all.
+    server.kill();
+    let begun = Instant::now();
+    db.waited_since(begun.checked_sub(patience).unwrap());
+    assert_eq!(add(&db, 3).unwrap_err().kind(), ErrorKind::Lost);
+    let at_once = db.moment_at_once().err().unwrap();
+    assert_eq!(at_once.kind(), ErrorKind::Lost);
+    assert!(begun.elapsed() < patience, "{:?}", begun.elapsed());
+}
+
 #[test]
 fn a_database_that_is_read_only_is_told_from_others() {
     let Some(server) = PostgresServer::shared() else {
@@ -274,7 +306,7 @@ fn who_looks_makes_nothing_and_who_has_disconnected_connects_again() {
 
 /// As when a standby that was behind takes the place of the server.
 #[test]
-fn a_change_that_was_durable_and_is_lost_is_told_once() {
+fn a_change_that_was_durable_and_is_lost_is_told_once_to_whoever_changes_something() {
     let Some(server) = PostgresServer::shared() else {
         return;
     };
@@ -296,6 +328,15 @@ fn a_change_that_was_durable_and_is_lost_is_told_once() {
         assert_eq!(told.kind(), ErrorKind::Other);
         add(&db, 3).unwrap();
         assert_eq!(count(&db), 3);
+        // Whoever only looks does not keep it from them.
+        server.sql(&format!("SET search_path = {name}; {lost}"));
+        cut_off(&db, &other);
+        let told = db.moment().err().unwrap();
+        assert!(told.to_string().contains("has lost a change"), "{told}");
+        assert_eq!(count(&db), 3);
+        let told = add(&db, 4).unwrap_err();
+        assert!(told.to_string().contains("has lost a change"), "{told}");
+        add(&db, 4).unwrap();
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is counted, what is archived, and what is begun.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::*;
 
@@ -39,6 +39,113 @@ fn what_was_seen_is_of_one_moment_though_others_append() {
                 }
             });
         });
+    }
+}
+
+/// Who takes an export, and stops once in the middle of it.
+struct Slow(Vec<u8>);
+
+impl std::io::Write for Slow {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        const MIDDLE: usize = 10_000;
+        let before = self.0.len();
+        self.0.extend_from_slice(bytes);
+        if (before + 1..=self.0.len()).contains(&MIDDLE) {
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_server_does_not_cut_an_export_off_that_is_taken_slowly() {
+    for engine in engines() {
+        let fixture = Fixture::new(engine, CHECKPOINT_INTERVAL + 5);
+        let Some(db) = fixture.place.impatient_database() else {
+            continue;
+        };
+        let mut slow = Slow(Vec::new());
+        fixture
+            .log
+            .read(|chain, _| write_export(&db, chain, NAME, true, &mut slow))
+            .unwrap();
+        let reports = verify_export(slow.0.as_slice(), &[]).unwrap();
+        assert_eq!(reports, [fixture.report()]);
+    }
+}
+
+/// Whoever is slower would be overtaken by the others again and again.
+#[test]
+fn of_those_who_append_at_once_nobody_begins_again() {
+    for engine in engines() {
+        let fixture = Fixture::new(engine, 1);
+        let other = fixture.reopen().unwrap();
+        let attempts = AtomicU32::new(0);
+        std::thread::scope(|threads| {
+            for log in [&fixture.log, &other] {
+                let attempts = &attempts;
+                threads.spawn(move || {
+                    for n in 0..50 {
+                        let append = |chain: &Chain, db: &database::Connection| {
+                            attempts.fetch_add(1, Ordering::Relaxed);
+                            chain.append(db, &[record(n)])
+                        };
+                        log.write_as("KeyWrap", false, append).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(attempts.into_inner(), 100);
+        assert_eq!(fixture.report().records, 101);
+    }
+}
+
+/// Whoever has it open goes on with what was put back, and would write over what shows that.
+#[test]
+fn a_log_that_is_put_back_while_it_is_open_is_noticed_and_the_evidence_stays() {
+    for engine in engines() {
+        // What shows it is remembered, or another process has noted it.
+        for by_another in [false, true] {
+            let fixture = Fixture::new(engine, 4);
+            fixture.log.append(&record(4)).unwrap();
+            fixture.tamper("CREATE TABLE kept AS SELECT * FROM audit_head; UPDATE kept SET id = 1");
+            let other = fixture.reopen().unwrap();
+            let log = if by_another { &other } else { &fixture.log };
+            for n in 5..8 {
+                log.append(&record(n)).unwrap();
+            }
+            assert_eq!(fixture.log.older(), None);
+            let evidence = std::fs::read(fixture.place.key().with_extension("seen")).unwrap();
+            assert_eq!(pins(evidence.as_slice()).unwrap()[0].at().seq, 8);
+            fixture.tamper(
+                "DELETE FROM audit_head; INSERT INTO audit_head SELECT * FROM kept; \
+                 DELETE FROM audit WHERE seq > 5",
+            );
+            // Also when it has as many records again by the time that somebody looks.
+            let records: Vec<_> = (20..24).map(record).collect();
+            let mut rest = records.as_slice();
+            if by_another {
+                fixture.try_append(3).unwrap();
+                rest = &records[..1];
+            }
+            for record in rest {
+                fixture.log.append(record).unwrap();
+            }
+            let finding = fixture.log.older().unwrap();
+            let expected = if by_another {
+                "record 8 is another one"
+            } else {
+                "ends with record 6"
+            };
+            assert!(finding.what.contains(expected), "{finding:?}");
+            let kept = std::fs::read(fixture.place.key().with_extension("seen")).unwrap();
+            assert_eq!(kept, evidence);
+            assert!(fixture.reopen().unwrap().older().is_some());
+        }
     }
 }
 

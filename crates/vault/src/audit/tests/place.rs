@@ -82,6 +82,13 @@ impl Place {
         }
     }
 
+    /// The database on a server that soon ends a transaction which does nothing; `None` of a file.
+    pub(super) fn impatient_database(&self) -> Option<Database> {
+        let url = self.url.as_ref()?;
+        let url = format!("{url}%20-c%20idle_in_transaction_session_timeout%3D100");
+        Some(postgres::open(&url, &SCHEMA).unwrap())
+    }
+
     /// The directory of the host.
     pub(super) fn dir(&self) -> &Path {
         self.dir.path()
