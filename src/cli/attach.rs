@@ -132,9 +132,12 @@ pub struct AttachArgs {
     /// was set last, at first writeback]
     #[arg(long, value_name = "writeback|writethrough", value_parser = cache_mode)]
     cache: Option<CacheMode>,
-    /// Give up completed but unflushed writes whose runtime map is lost, or on a host that is gone
+    /// Give up completed but unflushed writes whose runtime map is lost
     #[arg(long)]
     discard_unflushed: bool,
+    /// Take the disk over from this host, which is gone and its guest with it: for one attach, and none of a unit
+    #[arg(long, value_name = "HOST", conflicts_with = "discard_unflushed")]
+    take_over_from: Option<String>,
     /// Tell a program or a webhook of the disk's events: an absolute path with arguments, which gets the event as
     /// JSON on stdin, or an http:// or https:// address, to which it is sent with POST
     #[arg(long, value_name = "COMMAND|URL")]
@@ -421,6 +424,7 @@ pub(super) fn run(context: &Context, args: AttachArgs) -> Result<(), CliError> {
         serial: args.serial,
         cache: args.cache,
         on_event: args.on_event,
+        take_over_from: args.take_over_from,
         unflushed: match args.discard_unflushed {
             true => Unflushed::GivenUp,
             false => Unflushed::Needed,

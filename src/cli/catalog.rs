@@ -1,6 +1,6 @@
 //! `sealdisk catalog`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use disks::{Rebuilt, RebuiltSet};
 use installation::catalog::{DepartedRecord, Departure};
 use installation::envelope::ResourceKind;
 use installation::migrate::{self, MigrateError, MovedTable};
-use installation::{CatalogAt, Place, runtime_dir};
+use installation::{CatalogAt, Place};
 use vault::{KeyUrl, Permissions, moment};
 
 /// Arguments of `catalog`.
@@ -247,8 +247,7 @@ fn migrate(context: &Context, args: &MigrateArgs) -> Result<(), CliError> {
             "--catalog, or SEALDISK_CATALOG, has another address than --to: what is moved is the catalog of --state-dir",
         ));
     }
-    refuse_attached(context, &state_dir)?;
-    let migrated = migrate::migrate(&state_dir, &to)?;
+    let migrated = migrate::migrate(&state_dir, &to, &disks::is_used)?;
     let is_new = !migrated.tables.is_empty();
     let view = MigratedView {
         installation: migrated.installation,
@@ -264,33 +263,6 @@ fn migrate(context: &Context, args: &MigrateArgs) -> Result<(), CliError> {
         false => "note: the catalog was on the server before",
     });
     context.output.show(&view)
-}
-
-/// Refuses while a disk of the installation is attached: its process would go on with the file, in which nothing is
-/// changed any more.
-fn refuse_attached(context: &Context, state_dir: &Path) -> Result<(), CliError> {
-    let dir = runtime_dir(context.runtime_dir.as_deref());
-    let here = attach::attached_here(&dir).map_err(|error| {
-        let dir = dir.display();
-        CliError::new(
-            "RuntimeDirUnreadable",
-            format!("whether a disk is attached cannot be seen in {dir}: {error}"),
-        )
-    })?;
-    let disks = migrate::disks_of(state_dir)?.into_iter();
-    let attached = disks.filter(|(id, _)| here.iter().any(|here| here.disk == *id));
-    let names: Vec<_> = attached.map(|(_, name)| name).collect();
-    match names.is_empty() {
-        true => Ok(()),
-        false => Err(CliError::new(
-            "OperationNotAllowed",
-            format!(
-                "these disks are attached, and their processes would go on with the catalog that is left: {}; detach them \
-                 before",
-                names.join(", ")
-            ),
-        )),
-    }
 }
 
 impl From<MigrateError> for CliError {

@@ -215,6 +215,28 @@ fn completed_writes_are_not_lost_with_another_runtime_directory() {
         let right = format!("--runtime-dir {}", text(runtime.path()));
         assert!(why.contains(&right), "{command:?}: {why}");
     }
+    // Or than another name for this host.
+    let renamed = ["--host-name", "renamed"];
+    for command in insist {
+        let words = [command, &there, &renamed].concat();
+        let why = host.refused_with("UnflushedWrites", &words);
+        let right = format!("--runtime-dir {}", text(runtime.path()));
+        assert!(why.contains(&right), "{command:?}: {why}");
+    }
+    let show = host.json(&[&["disk", "show", "d"], &renamed[..]].concat());
+    assert_eq!(show["session"]["state"], "Dirty");
+    let (name, id) = (&show["session"]["host"], &show["session"]["hostId"]);
+    assert!(!name.as_str().unwrap().contains('/'), "{name}");
+    assert_eq!(id.as_str().unwrap().len(), 16);
+    let mut unnamed = host.command(&["disk", "show", "d"]);
+    assert!(
+        unnamed
+            .env("SEALDISK_HOST", "")
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
     assert!(fs::read(host.disks().join("d/header")).unwrap() == before);
     assert!(!to.exists() && !image.exists() && !socket.exists());
     let here = ["--runtime-dir", text(runtime.path())];

@@ -67,3 +67,21 @@ fn no_unit_is_killed_for_a_system_call_that_it_may_not_make() {
     }
     assert!(filtered > 5, "{filtered}");
 }
+
+/// A disk that one of them attaches, and another looks at, is to be of the same host for both.
+#[test]
+fn all_units_know_the_name_of_the_host() {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/systemd");
+    for unit in std::fs::read_dir(units).unwrap() {
+        let path = unit.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut files = text
+            .lines()
+            .filter(|line| line.starts_with("EnvironmentFile="));
+        if text.contains("/usr/bin/sealdisk") {
+            let last = files.next_back().unwrap_or_default();
+            let host = "EnvironmentFile=-/etc/default/sealdisk-host";
+            assert_eq!(last, host, "{}", path.display());
+        }
+    }
+}

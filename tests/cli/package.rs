@@ -150,6 +150,7 @@ fn the_package_has_everything_that_a_host_needs() {
     let conffiles = fs::read_to_string(control.join("conffiles")).unwrap();
     for path in [
         "/etc/default/sealdisk",
+        "/etc/default/sealdisk-host",
         "/etc/default/sealdisk-keyvault",
         "/etc/default/sealdisk-alarms",
         "/etc/apparmor.d/sealdisk-attach",
@@ -190,7 +191,7 @@ fn the_shell_finds_nothing_wrong_with_the_scripts_of_the_package() {
 
 /// Runs `postinst` as an upgrade does, with tools that only write down what they are told. What was told to
 /// `deb-systemd-invoke`, and what was said.
-fn upgraded(left_behind: bool) -> (String, String) {
+fn upgraded(left_behind: bool, catalog: Option<&str>) -> (String, String) {
     let dir = TempDir::new().unwrap();
     let bin = dir.path().join("bin");
     fs::create_dir(&bin).unwrap();
@@ -209,7 +210,22 @@ fn upgraded(left_behind: bool) -> (String, String) {
         "deb-systemd-helper",
         r#"[ "$2 $3" != "was-enabled off.timer" ]"#,
     );
-    put("systemctl", r#"[ "$2 $3" != "is-enabled new.timer" ]"#);
+    // A disk is attached by its unit.
+    put(
+        "systemctl",
+        &format!(
+            r#"case "$1" in
+list-units) echo "sealdisk@web.service loaded active running Encrypted disk web" ;;
+reload) echo "$*" >>'{}' ;;
+*) [ "$2 $3" != "is-enabled new.timer" ] ;;
+esac"#,
+            text(&told)
+        ),
+    );
+    if let Some(catalog) = catalog {
+        let said = format!("SEALDISK_CATALOG={catalog}\n");
+        fs::write(dir.path().join("sealdisk"), said).unwrap();
+    }
     put(
         "deb-systemd-invoke",
         &format!("echo \"$*\" >>'{}'", text(&told)),
@@ -222,6 +238,7 @@ fn upgraded(left_behind: bool) -> (String, String) {
         .replace("@SERVICES@", "a.service")
         .replace("/run/systemd/system", text(dir.path()))
         .replace("/var/lib/misc/", &format!("{}/", text(dir.path())))
+        .replace("/etc/default/", &format!("{}/", text(dir.path())))
         .replace("/etc/systemd/system/", &format!("{}/", text(dir.path())));
     let own = dir.path().join("postinst");
     fs::write(&own, script).unwrap();
@@ -236,12 +253,16 @@ fn upgraded(left_behind: bool) -> (String, String) {
 
 #[test]
 fn an_upgrade_starts_the_timers_that_are_new_and_says_what_comes_of_a_disk_left_behind() {
-    let (told, said) = upgraded(false);
+    let (told, said) = upgraded(false, None);
     assert_eq!(told, "start new.timer\ntry-restart a.service\n");
     assert!(!said.contains("--key-grace"), "{said}");
-    let (_, said) = upgraded(true);
+    let (_, said) = upgraded(true, None);
     assert!(said.contains("served by the version before"), "{said}");
     assert!(said.contains("--key-grace"), "{said}");
+    // The password of a server may be a credential, which the unit of the disk has.
+    let (told, said) = upgraded(true, Some("postgres://me@db/d"));
+    assert!(told.starts_with("reload sealdisk@web.service\n"), "{told}");
+    assert!(!said.contains("served by the version before"), "{said}");
 }
 
 /// A build takes minutes: what is missing is said before it, all of it and with what to do.

@@ -190,6 +190,30 @@ fn a_disk_whose_vault_is_elsewhere_gets_a_network() {
     );
 }
 
+/// It would give up what is written later.
+#[test]
+fn no_unit_gives_writes_up() {
+    if !has_systemd() {
+        return;
+    }
+    let (host, tree) = (host(), tree());
+    let enable = ["enable", "d", "--root", text(tree.path()), "--"];
+    for options in [
+        &["--discard-unflushed"][..],
+        &["--take-over-from", "n1"],
+        &["--take-over-from=n1"],
+    ] {
+        let refused = host.refused(&[&enable[..], options].concat());
+        assert!(refused.contains("by hand"), "{refused}");
+    }
+    assert!(
+        !tree
+            .path()
+            .join("etc/systemd/system/sealdisk@d.service.d")
+            .exists()
+    );
+}
+
 /// A webhook and a program that pages somebody need a network, and nothing else that the unit does not have.
 #[test]
 fn who_is_told_of_events_has_a_network() {

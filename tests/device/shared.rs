@@ -15,8 +15,13 @@ use test_support::{Daemon, Disk, PATIENCE, one_line, program, text, times};
 
 use super::supervise::{MIB_8, is_qsd};
 
-/// Puts what the other host has mounted in the place where the first one has it, for all that runs in it.
-const WITH_ITS_OWN_MOUNT: &str = r#"mount --bind "$1" "$2" && shift 2 && exec "$@""#;
+/// Puts what the other host has mounted in the place where the first one has it, for all that runs in it, and nothing in
+/// that of the first one's memory.
+const WITH_ITS_OWN_MOUNTS: &str =
+    r#"mount --bind "$1" "$2" && mount -t tmpfs none "$3" && shift 3 && exec "$@""#;
+
+/// The same for the first host, of whose machine the other one's memory is no part.
+const WITHOUT_THE_OTHERS: &str = r#"mount -t tmpfs none "$1" && shift && exec "$@""#;
 
 /// A disk, and both hosts.
 struct Fleet {
@@ -52,10 +57,20 @@ impl Fleet {
         self.disk.prepare(&mut command);
         command.env("SEALDISK_HOST", "other");
         command.env("SEALDISK_RUNTIME_DIR", self.other.path());
-        command.args(["-m", "sh", "-c", WITH_ITS_OWN_MOUNT, "sh"]);
+        command.args(["-m", "sh", "-c", WITH_ITS_OWN_MOUNTS, "sh"]);
         command.args([self.shared.path(1), self.shared.path(0)]);
+        command.arg(self.disk.runtime());
         command.arg(program()).args(line.split(' '));
         command
+    }
+
+    /// What the first host says of what it refuses.
+    fn refused_here(&self, line: &str) -> String {
+        let mut command = Command::new("unshare");
+        self.disk.prepare(&mut command);
+        command.args(["-m", "sh", "-c", WITHOUT_THE_OTHERS, "sh"]);
+        command.arg(self.other.path()).arg(program());
+        one_line(&command.args(line.split(' ')).output().unwrap())
     }
 
     fn run_elsewhere(&self, line: &str) -> Output {
@@ -69,6 +84,17 @@ impl Fleet {
 
     fn attach_line(&self) -> String {
         format!("attach disk --socket-path {}", text(&self.path("socket")))
+    }
+
+    /// As after a loss of power of the host that has it attached.
+    fn lose_power(&self) {
+        let installation = self.disk.installation();
+        let disk = disks::Disk::find(&installation, "disk").unwrap();
+        let file = disk.header_file().unwrap();
+        let mut lock = file.lock().unwrap();
+        let (mut header, dek) = disk.unlock(&installation, lock.read().unwrap()).unwrap();
+        header.session.as_mut().unwrap().boot = uuid::Uuid::new_v4();
+        lock.write(&header, &dek).unwrap();
     }
 
     fn attach_elsewhere(&self, options: &str) -> Daemon {
@@ -146,7 +172,16 @@ fn a_disk_of_a_host_that_is_gone_is_taken_over_when_that_is_said() {
     daemon.connect().queues[0].flush().unwrap();
     written(&daemon, 2);
     daemon.kill();
-    let mut taken = fleet.attach_elsewhere(" --discard-unflushed");
+    // Neither what is about lost maps says so, nor the name of another host.
+    for wrong in ["--discard-unflushed", "--take-over-from third"] {
+        let line = format!("{} {wrong}", fleet.attach_line());
+        let refused = one_line(&fleet.run_elsewhere(&line));
+        assert!(refused.contains("--take-over-from"), "{wrong}: {refused}");
+    }
+    let shown = fleet.run_elsewhere("disk show disk -o json");
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let host = shown["session"]["host"].as_str().unwrap();
+    let mut taken = fleet.attach_elsewhere(&format!(" --take-over-from {host}"));
     let mut frontend = taken.connect();
     let read = frontend.queues[0].read(0, flushed.len()).unwrap();
     // Over blocks that were flushed before it writes in place: either may be there.
@@ -155,9 +190,15 @@ fn a_disk_of_a_host_that_is_gone_is_taken_over_when_that_is_said() {
     let refused = fleet.disk.refused("disk decrypt disk");
     assert!(refused.contains("is in use"), "{refused}");
     taken.kill();
-    let refused = fleet.disk.refused("disk decrypt disk");
+    let refused = fleet.refused_here("disk decrypt disk");
     assert!(refused.contains("not let go of in order"), "{refused}");
     drop(daemon);
+    // Once its power is back that host has what was flushed, and no other one has it unasked.
+    fleet.lose_power();
+    let refused = fleet.refused_here("disk decrypt disk");
+    assert!(refused.contains("not let go of in order"), "{refused}");
+    let decrypted = fleet.run_elsewhere("disk decrypt disk");
+    assert!(decrypted.status.success(), "{decrypted:?}");
 }
 
 /// What became of an attach that was begun.

@@ -51,12 +51,12 @@ pub use layers::{
 pub use lifecycle::{
     CreateRequest, Created, DEFAULT_SECTOR_SIZE, DiskView, EncryptionView, JobView, LayerView,
     NewKey, Outline, Rebuilt, RebuiltSet, RegisterRequest, SessionView, create, create_for_upload,
-    create_from, delete, forget_departed, list, look, needs_other_dek, outline, outlines, rebuild,
-    register, rewrap, show, unregister, update,
+    create_from, delete, forget_departed, is_used, list, look, needs_other_dek, outline, outlines,
+    rebuild, register, rewrap, show, unregister, update,
 };
 pub use resource::{
     Awaiting, Disk, DiskError, KeyWatch, Left, Unflushed, Waiter, as_in_runtime_map, begun, ended,
-    geometry, layer_map, log_other_boot, lower_layers, lower_maps, open_files, parse_size,
-    reconcile, resources_named, sweep_one, synced_file,
+    geometry, layer_map, log_other_boot, lower_layers, lower_maps, may_be_shared, open_files,
+    parse_size, reconcile, resources_named, sweep_one, synced_file,
 };
 pub use transfer::{ExportRequest, Plaintext, Since, copy, decrypt, export};

@@ -37,7 +37,8 @@ pub use error::InstallationError;
 pub use federation::{AssertionError, Trust};
 pub use found_vaults::{FoundVaults, VaultsLock};
 pub use host::{
-    HOST_VARIABLE, check_host_name, given_host_name, is_this_host, name_host, this_host,
+    HOST_VARIABLE, check_host_name, given_host_name, host_may_change, is_this_host, name_host,
+    name_of_host, this_host,
 };
 pub use identities::{DeletedIdentity, IdentitySecret, check_name as check_identity_name};
 pub use installation::{Installation, default_state_dir, prepared_state_dir};

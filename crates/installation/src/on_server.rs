@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use database::postgres::ServerUrl;
 use uuid::Uuid;
 
-use crate::catalog::{Catalog, CatalogError, DatabaseCatalog};
+use crate::catalog::{Catalog, CatalogError, DatabaseCatalog, MovingCatalog};
 use crate::known_server::{KnownServer, path_in};
 use crate::leftovers::left_of;
 use crate::place::CATALOG_FILE;
@@ -77,8 +77,22 @@ pub(crate) fn join(
 ) -> Result<(), CatalogError> {
     let known = KnownServer::new(installation, url.to_string());
     match KnownServer::read(state_dir)? {
-        Some(before) if before == known => Ok(()),
-        _ => known.note(state_dir),
+        Some(before) if before == known => return Ok(()),
+        _ => known.note(state_dir)?,
+    }
+    finish_move(&state_dir.join(CATALOG_FILE), installation);
+    Ok(())
+}
+
+/// The catalog on the server is used: a move that was killed before it could note that in the file is at its end.
+fn finish_move(file: &Path, installation: Uuid) {
+    let moved = file.symlink_metadata().ok();
+    let moved = moved.and_then(|_| DatabaseCatalog::moved_from(file).ok()?);
+    if moved.is_none_or(|moved| moved.is_finished || moved.installation != installation) {
+        return;
+    }
+    if let Err(error) = MovingCatalog::open(file).and_then(|catalog| catalog.finish()) {
+        log::warn!("it is not noted that the move of the catalog has ended: {error}");
     }
 }
 

@@ -45,7 +45,7 @@ pub fn runtime_map(runtime_dir: &Path, disk: Uuid) -> PathBuf {
     runtime_dir.join(format!("{disk}.map"))
 }
 
-fn is_tmpfs(path: &Path) -> bool {
+pub(crate) fn is_tmpfs(path: &Path) -> bool {
     statfs(path).is_ok_and(|fs| fs.f_type as u64 == TMPFS_MAGIC)
 }
 

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::cli::{CliError, Context};
-use disks::{ProblemKind, Unflushed};
+use disks::{Disk, ProblemKind, Unflushed};
 use installation::runtime_dir;
 
 #[derive(Args)]
@@ -17,6 +17,14 @@ pub(super) struct CheckArgs {
     /// be read
     #[arg(long, requires = "repair")]
     discard_unflushed: bool,
+    /// Give up what is left on this host, which is gone and its guest with it
+    #[arg(
+        long,
+        value_name = "HOST",
+        requires = "repair",
+        conflicts_with = "discard_unflushed"
+    )]
+    take_over_from: Option<String>,
 }
 
 /// Prints what was found; the exit status says how grave it is.
@@ -24,9 +32,10 @@ pub(super) fn check(context: &Context, args: &CheckArgs) -> Result<(), CliError>
     let name = &args.name;
     let installation = context.installation()?;
     let runtime_dir = runtime_dir(context.runtime_dir.as_deref());
-    let unflushed = match args.discard_unflushed {
-        true => Unflushed::GivenUp,
-        false => Unflushed::Needed,
+    let unflushed = match (&args.take_over_from, args.discard_unflushed) {
+        (Some(host), _) => Disk::find(&installation, name)?.take_over_from(host)?,
+        (None, true) => Unflushed::GivenUp,
+        (None, false) => Unflushed::Needed,
     };
     let report = disks::check(&installation, name, args.repair, (&runtime_dir, unflushed))?;
     context.output.show(&report)?;

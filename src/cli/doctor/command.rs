@@ -5,6 +5,7 @@ use clap::Args;
 use super::check::{Check, Status};
 use super::{files, host, programs, sandbox, vaults};
 use crate::cli::{CliError, Context};
+use disks::may_be_shared;
 use installation::runtime_dir;
 
 /// Arguments of `doctor`.
@@ -39,6 +40,8 @@ pub fn run(context: &Context) -> Result<(), CliError> {
             checks.push(files::state(&place.state_dir));
             let known = vaults::Known::of(&place);
             checks.extend(files::disks(&place.state_dir, known.directories()));
+            let dirs = known.directories();
+            checks.push(host::identity(dirs.iter().any(|dir| may_be_shared(dir))));
             checks.push(host::clock(known.latest()));
             checks.extend(known.vaults());
         }

@@ -9,6 +9,7 @@ use super::check::Check;
 use crate::cli::attach::ordinary_queues;
 use crate::cli::output::{size_cell, time_cell};
 use dataplane::{cipher_engine, ordinary_memory};
+use installation::{host_may_change, this_host};
 use volume::store::{BareRing, locked_memory_limit};
 
 /// The first kernel that has all that a data plane asks of io_uring (`IORING_SETUP_DEFER_TASKRUN`).
@@ -47,6 +48,20 @@ pub(super) fn kernel() -> Check {
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// By what other hosts know this one, where `shared` says that there may be some.
+pub(super) fn identity(shared: bool) -> Check {
+    const CHECK: &str = "host";
+    match host_may_change() {
+        Some(why) if shared => Check::warn(
+            CHECK,
+            why,
+            "give it a name that stays (SEALDISK_HOST): after a loss of power its disks may be refused to it as \
+             another host's",
+        ),
+        _ => Check::ok(CHECK, this_host()),
+    }
 }
 
 pub(super) fn cipher() -> Check {

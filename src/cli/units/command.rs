@@ -23,6 +23,9 @@ const NAMES: [(&str, &str); 2] = [
     ("--fd", "--socket-activation"),
 ];
 
+/// Options that are right once, when somebody has looked, and not whenever a unit starts its disk again.
+const ONCE: [&str; 2] = ["--discard-unflushed", "--take-over-from"];
+
 /// Arguments of `enable`.
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -225,6 +228,7 @@ fn wanted(context: &Context, args: EnableArgs) -> Result<Wanted, CliError> {
         options.extend(["--allow-data-dir".into(), dir.display().to_string()]);
     }
     options.extend(args.options);
+    refuse_once(&options)?;
     let mut needs = Needs::of(&installation, &disk.directory, &socket, &further)?;
     needs.take_options(&options)?;
     Ok(Wanted {
@@ -236,6 +240,19 @@ fn wanted(context: &Context, args: EnableArgs) -> Result<Wanted, CliError> {
         options,
         needs,
     })
+}
+
+fn refuse_once(options: &[String]) -> Result<(), CliError> {
+    let mut names = options
+        .iter()
+        .map(|word| word.split_once('=').map_or(word.as_str(), |(name, _)| name));
+    match names.find(|name| ONCE.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(CliError::usage(format!(
+            "{name} gives up writes of today, and in a unit those of any later day too: attach the disk with it once, \
+             by hand, and enable it without"
+        ))),
+    }
 }
 
 /// Takes an option as it was written, if `check` takes it.

@@ -14,6 +14,8 @@ pub(super) const STATE_DIR: &str = "/var/lib/sealdisk";
 /// The runtime directory of the units.
 pub(super) const RUNTIME_DIR: &str = "/run/sealdisk";
 
+/// Options of the address of a catalog that name files.
+const FILES: [&str; 4] = ["passfile", "sslrootcert", "sslcert", "sslkey"];
 /// What `ProtectHome=yes` takes away.
 const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 /// What the unit has for itself (`PrivateTmp=yes`).
@@ -82,6 +84,9 @@ impl Needs {
         for path in wanted {
             needs.give(path)?;
         }
+        if let Some(url) = catalog.server() {
+            needs.take_files(url.as_str())?;
+        }
         for vault in installation.catalog().vaults()? {
             needs.network |= vault.record.kind.is_remote();
             needs.token |= vault.record.kind.token().is_some();
@@ -107,6 +112,25 @@ impl Needs {
                 Some(Ok(Target::Command(words))) => self.take_program(&words)?,
                 Some(Err(_)) | None => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Gives it the files that the address of a catalog names.
+    fn take_files(&mut self, url: &str) -> Result<(), CliError> {
+        let options = url.split_once('?').map_or("", |(_, options)| options);
+        for option in options.split('&') {
+            let Some((name, value)) = option.split_once('=') else {
+                continue;
+            };
+            if !FILES.contains(&name) {
+                continue;
+            }
+            let path = PathBuf::from(value.replace("%2F", "/").replace("%2f", "/"));
+            if is_in(&path, &OWN) {
+                return Err(of_no_use(&path, "a file elsewhere"));
+            }
+            self.homes |= is_in(&path, &HOMES);
         }
         Ok(())
     }
@@ -239,6 +263,27 @@ mod tests {
         assert!(needs.homes);
         assert!(needs.give(Path::new("/tmp/disks")).is_err());
         assert!(needs.give(Path::new("/tmpfs")).is_ok());
+    }
+
+    #[test]
+    fn files_that_the_address_of_the_catalog_names_are_seen() {
+        for (options, homes) in [
+            ("", false),
+            ("?passfile=/etc/sealdisk/pgpass&host=/home", false),
+            ("?passfile=/home/me/pgpass", true),
+            ("?sslmode=verify-full&sslkey=%2Froot%2Fkey.pem", true),
+        ] {
+            let mut needs = Needs::default();
+            let url = format!("postgres://me@db/d{options}");
+            needs.take_files(&url).unwrap();
+            assert_eq!(needs.homes, homes, "{url}");
+        }
+        let mut needs = Needs::default();
+        assert!(
+            needs
+                .take_files("postgres://me@db/d?passfile=/tmp/p")
+                .is_err()
+        );
     }
 
     #[test]

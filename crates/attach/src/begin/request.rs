@@ -54,6 +54,8 @@ pub struct AttachRequest {
     pub runtime_dir: PathBuf,
     /// What becomes of the attach when the runtime map of the last one is needed and lost.
     pub unflushed: Unflushed,
+    /// The host that the disk is taken over from, which is gone; then that is what becomes of it.
+    pub take_over_from: Option<String>,
     /// The cache mode with which the guest begins; else the one that the last guest chose.
     pub cache: Option<CacheMode>,
 }

@@ -16,7 +16,7 @@ use disks::{self, Disk, DiskError, Left, Unflushed};
 use installation::envelope::{
     FailedSync, Header, HeaderKey, HeaderLock, HeaderPayload, LayerRecord, UnverifiedHeader,
 };
-use installation::{Installation, goes_at_logout, runtime_map};
+use installation::{Installation, goes_at_logout, host_may_change, runtime_map};
 use keys::{DekStack, with_wiped_call_stack};
 use protocol::DiskFiles;
 use volume::pipeline::PipelineError;
@@ -261,10 +261,20 @@ fn left(disk: &Disk, newest: &Header, options: &TakeOptions) -> Result<Left, Dis
     }
     let left = disk.left(newest, &options.runtime_dir, options.unflushed)?;
     if let Left::OtherBoot(session) = &left {
-        if options.guest_goes_on && options.unflushed == Unflushed::Needed {
+        let given_up = [Unflushed::GivenUp, Unflushed::TakenFrom(newest.attach)];
+        if options.guest_goes_on && !given_up.contains(&options.unflushed) {
             return Err(disk.not_let_go(session));
         }
         disks::log_other_boot(disk.name(), session);
+    }
+    if let Some(why) = host_may_change()
+        && disks::may_be_shared(disk.directory())
+    {
+        log::warn!(
+            "{why}: after a loss of power it may be refused the disk {} as another host's; give it a name that \
+             stays (SEALDISK_HOST)",
+            disk.name()
+        );
     }
     Ok(left)
 }

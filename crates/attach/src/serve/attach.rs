@@ -74,7 +74,7 @@ pub fn attach(installation: Installation, request: AttachRequest) -> Result<(), 
 /// `span` is ended when the disk is served.
 fn attach_traced(
     installation: Installation,
-    request: AttachRequest,
+    mut request: AttachRequest,
     span: &Span,
 ) -> Result<(), AttachError> {
     let entered = span.enter();
@@ -86,6 +86,9 @@ fn attach_traced(
     host_memory::check(request.memory)?;
     cpus::check(&request.cpus)?;
     let disk = find(&installation, &request.disk)?;
+    if let Some(host) = &request.take_over_from {
+        request.unflushed = disk.take_over_from(host)?;
+    }
     let changed = changed(&installation, &disk, &request)?;
     // A thread of its own would keep what this one gives up.
     installation.rest();

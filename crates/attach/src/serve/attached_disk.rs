@@ -473,6 +473,11 @@ impl AttachedDisk {
 }
 
 impl SwapVolume for &AttachedDisk {
+    fn still_has(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+        let attach = self.now().header.attach;
+        self.disk.refuse_taken_over(header, attach)
+    }
+
     fn quiesce(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
         let now = self.now();
         self.held(&now)?;

@@ -48,8 +48,13 @@ struct How<'a> {
 }
 
 impl How<'_> {
-    fn gives_up(self) -> bool {
-        self.repair && self.unflushed == Unflushed::GivenUp
+    /// Whether that is what was left by the attach of that id.
+    fn gives_up(self, lost: &DiskError, attach: Uuid) -> bool {
+        let said = match lost {
+            DiskError::NotLetGo { .. } => Unflushed::TakenFrom(attach),
+            _ => Unflushed::GivenUp,
+        };
+        self.repair && self.unflushed == said
     }
 }
 
@@ -113,8 +118,8 @@ struct Begun {
     claims: HeaderPayload,
     claim: LayerFile,
     failed: Option<FailedSync>,
-    /// Why its runtime map is lost, if it is.
-    lost: Option<String>,
+    /// What is given up, if anything is: its runtime map is lost, or on another host.
+    given_up: Option<String>,
     /// Whether what is found may be repaired.
     repair: bool,
 }
@@ -163,13 +168,18 @@ fn begin(
             None
         }
         Err(lost @ (DiskError::RuntimeMapMissing { .. } | DiskError::NotLetGo { .. })) => {
-            Some(lost.to_string())
+            Some(lost)
         }
         Err(error) => return Err(error),
     };
-    if let Some(lost) = lost.as_ref().filter(|_| !how.gives_up()) {
-        report.damage("session", lost);
-    }
+    let given_up = match lost {
+        Some(lost) if how.gives_up(&lost, claims.attach) => Some(lost.to_string()),
+        Some(lost) => {
+            report.damage("session", lost.to_string());
+            None
+        }
+        None => None,
+    };
     // A header that was altered proves nothing about the rest.
     let repair = how.repair && report.problems.is_empty();
     if repair {
@@ -181,7 +191,7 @@ fn begin(
         claims,
         claim,
         failed,
-        lost,
+        given_up,
         repair,
     }))
 }
@@ -203,7 +213,7 @@ fn look(
         claims,
         claim,
         failed,
-        lost,
+        given_up,
         repair: asked,
     } = begun;
     let is_authentic = report.header_authenticated;
@@ -215,7 +225,7 @@ fn look(
         header: &claims,
         gives_up: match (asked && is_authentic, unflushed) {
             (false, _) => GiveUp::Nothing,
-            (true, Unflushed::Needed) => GiveUp::Holes,
+            (true, Unflushed::Needed | Unflushed::TakenFrom(_)) => GiveUp::Holes,
             (true, Unflushed::GivenUp) => GiveUp::Unreadable,
         },
         unflushed: &mut |claim, repair| {
@@ -232,7 +242,7 @@ fn look(
     };
     let checked = layers.check(claim, repair, report);
     disk.keeping_failed_sync(installation, checked)?;
-    if let Some(lost) = lost.filter(|_| how.gives_up()) {
+    if let Some(lost) = given_up {
         let settled = file.read()?.claims().session.is_none();
         report.add(ProblemKind::Damage, "session", lost, settled);
     }

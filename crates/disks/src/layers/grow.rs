@@ -22,7 +22,7 @@ use crate::resource::open::geometry;
 use crate::resource::reconcile::described;
 use installation::Installation;
 use installation::catalog::CatalogError;
-use installation::envelope::{Header, MAX_DISK_SIZE};
+use installation::envelope::{Header, HeaderPayload, MAX_DISK_SIZE};
 use volume::grow_layer;
 
 /// A step of [`grow`] that is done.
@@ -45,7 +45,8 @@ pub(super) fn grow(
     volume: &mut dyn SwapVolume,
     size: u64,
 ) -> Result<(), DiskError> {
-    let header = grow_by_steps(installation, disk, size, |_| Ok(()))?;
+    let has = |header: &HeaderPayload| volume.still_has(header);
+    let header = grow_by_steps(installation, disk, size, has, |_| Ok(()))?;
     volume.grow(&header)
 }
 
@@ -53,11 +54,13 @@ fn grow_by_steps(
     installation: &Installation,
     disk: &Disk,
     size: u64,
+    mut still_has: impl FnMut(&HeaderPayload) -> Result<(), DiskError>,
     done: impl Fn(Step) -> Result<(), DiskError>,
 ) -> Result<Header, DiskError> {
     let file = disk.header_file()?;
     let mut lock = file.lock()?;
     let (mut header, dek) = disk.unlock(installation, lock.read()?)?;
+    still_has(&header)?;
     disk.refuse_failed_sync(&header)?;
     let top = header.top().ok_or_else(|| disk.no_layer())?.clone();
     let unit = top.data_unit.max(header.logical_sector_size);
@@ -176,10 +179,11 @@ mod tests {
             io.flush().unwrap();
             drop(io);
 
-            let died = grow_by_steps(&installation, &disk, NEW, |step| match step == crash {
+            let dies = |step: Step| match step == crash {
                 true => Err(DiskError::Terminal),
                 false => Ok(()),
-            });
+            };
+            let died = grow_by_steps(&installation, &disk, NEW, |_| Ok(()), dies);
             assert!(died.is_err());
             let (mut io, size) = open(&installation, &disk);
             assert_eq!(

@@ -58,9 +58,10 @@ pub(super) fn begin_rotation(
 pub(super) fn begin_flatten(
     installation: &Installation,
     disk: &Disk,
+    volume: &mut dyn SwapVolume,
     rate: Option<u64>,
 ) -> Result<bool, DiskError> {
-    set_job(installation, disk, |header| {
+    set_job(installation, disk, volume, |header| {
         refuse_job(disk, header)?;
         let drop = beneath(header);
         if drop.is_empty() {
@@ -83,9 +84,10 @@ pub(super) fn begin_flatten(
 pub(super) fn begin_merge(
     installation: &Installation,
     disk: &Disk,
+    volume: &mut dyn SwapVolume,
     layer: Uuid,
 ) -> Result<bool, DiskError> {
-    set_job(installation, disk, |header| {
+    set_job(installation, disk, volume, |header| {
         refuse_job(disk, header)?;
         if beneath(header).last() != Some(&layer) {
             return Ok(false);
@@ -107,10 +109,11 @@ pub(super) fn begin_merge(
 pub(super) fn change_job(
     installation: &Installation,
     disk: &Disk,
+    volume: &mut dyn SwapVolume,
     kind: Option<JobKind>,
     change: JobChange,
 ) -> Result<(), DiskError> {
-    set_job(installation, disk, |header| {
+    set_job(installation, disk, volume, |header| {
         let wanted = |job: &&mut Job| kind.is_none_or(|kind| job.kind == kind);
         let Some(job) = header.job.as_mut().filter(wanted) else {
             return Err(DiskError::NoJob {
@@ -154,11 +157,13 @@ fn beneath(header: &HeaderPayload) -> Vec<Uuid> {
 fn set_job(
     installation: &Installation,
     disk: &Disk,
+    volume: &mut dyn SwapVolume,
     change: impl FnOnce(&mut Header) -> Result<bool, DiskError>,
 ) -> Result<bool, DiskError> {
     let file = disk.header_file()?;
     let mut lock = file.lock()?;
     let (mut header, dek) = disk.unlock(installation, lock.read()?)?;
+    volume.still_has(&header)?;
     let changed = change(&mut header)?;
     if changed {
         lock.write(&header, &dek)?;

@@ -175,10 +175,10 @@ impl LayerOp {
                 begin_rotation(installation, disk, volume, *rate).map(|()| Applied::JobBegun)
             }
             Self::Flatten { rate } => {
-                begin_flatten(installation, disk, *rate).map(Applied::job_begun)
+                begin_flatten(installation, disk, volume, *rate).map(Applied::job_begun)
             }
             Self::Merge { layer } => {
-                begin_merge(installation, disk, *layer).map(Applied::job_begun)
+                begin_merge(installation, disk, volume, *layer).map(Applied::job_begun)
             }
             Self::DropLayers { layers } => {
                 drop_layers(installation, disk, volume, layers).map(|()| Applied::Done)
@@ -188,12 +188,11 @@ impl LayerOp {
                 revert(installation, disk, volume, snapshot).map(|()| Applied::Done)
             }
             Self::Grow { size } => grow(installation, disk, volume, *size).map(|()| Applied::Done),
-            Self::Job { kind, change } => {
-                change_job(installation, disk, *kind, *change).map(|()| match change {
+            Self::Job { kind, change } => change_job(installation, disk, volume, *kind, *change)
+                .map(|()| match change {
                     JobChange::Resume(_) => Applied::JobBegun,
                     JobChange::Pause | JobChange::Abort => Applied::Done,
-                })
-            }
+                }),
         }
     }
 
@@ -201,5 +200,85 @@ impl LayerOp {
     /// claimed: whoever does a job reads from time to time what the header says of it.
     pub fn needs_no_claim(&self) -> bool {
         matches!(self, Self::Job { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::swap_volume::{NewLayers, Unattached};
+    use crate::resource::session::tests::attached;
+    use installation::envelope::HeaderPayload;
+
+    /// An attach that the disk was taken from.
+    struct TakenFrom<'a>(&'a Disk, Uuid);
+
+    impl SwapVolume for TakenFrom<'_> {
+        fn still_has(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+            self.0.refuse_taken_over(header, self.1)
+        }
+
+        fn quiesce(&mut self, header: &HeaderPayload) -> Result<(), DiskError> {
+            self.still_has(header)
+        }
+
+        fn swap(&mut self, _: NewLayers<'_>) -> Result<(), DiskError> {
+            Ok(())
+        }
+
+        fn resume(&mut self) {}
+
+        fn end(&mut self) {}
+
+        fn grow(&mut self, _: &HeaderPayload) -> Result<(), DiskError> {
+            Ok(())
+        }
+
+        fn unattached(&mut self) -> Option<&mut Unattached> {
+            None
+        }
+    }
+
+    #[test]
+    fn an_attach_from_which_the_disk_was_taken_over_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tempfile::tempdir_in("/dev/shm").unwrap();
+        let installation = Installation::open(dir.path().join("state")).unwrap();
+        let disk = attached(&installation, runtime.path());
+        let said = || {
+            let found = disk.header_file().unwrap().read().unwrap();
+            let header = found.claims();
+            (
+                header.attach,
+                header.size,
+                header.layers.len(),
+                header.job.is_some(),
+            )
+        };
+        let before = said();
+        let snapshot = SnapshotRequest {
+            kind: ResourceKind::Snapshot,
+            name: "s".into(),
+            incremental: false,
+            data_dir: None,
+        };
+        let kind = None;
+        let change = JobChange::Abort;
+        for op in [
+            LayerOp::CreateSnapshot(snapshot),
+            LayerOp::RotateDek { rate: None },
+            LayerOp::Flatten { rate: None },
+            LayerOp::Merge {
+                layer: Uuid::new_v4(),
+            },
+            LayerOp::Grow { size: 2 << 20 },
+            LayerOp::Job { kind, change },
+        ] {
+            let mut volume = TakenFrom(&disk, Uuid::new_v4());
+            let refused = op.apply(&installation, &disk, &mut volume);
+            let name = op.name();
+            assert!(matches!(refused, Err(DiskError::Attached { .. })), "{name}");
+        }
+        assert_eq!(said(), before);
     }
 }

@@ -41,6 +41,15 @@ pub struct NewLayers<'a> {
 
 /// Whoever uses a disk's data, or keeps it from being used.
 pub trait SwapVolume {
+    /// Refuses a header, which was read under the lock, of a disk that was taken over from this user: whatever it is
+    /// about to change is another's.
+    ///
+    /// # Errors
+    /// [`DiskError::Attached`].
+    fn still_has(&mut self, _header: &HeaderPayload) -> Result<(), DiskError> {
+        Ok(())
+    }
+
     /// Makes all that was completed durable, and holds back every further request. `header` is the one that was
     /// read under the lock, which names the layers that are used now.
     ///

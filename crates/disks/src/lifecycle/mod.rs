@@ -20,7 +20,7 @@ pub use create::{
     CreateRequest, Created, DEFAULT_SECTOR_SIZE, create, create_for_upload, create_from,
 };
 pub use delete::delete;
-pub use outline::{Outline, outline, outlines};
+pub use outline::{Outline, is_used, outline, outlines};
 pub use rebuild_catalog::rebuild;
 pub use rebuilt::{Rebuilt, RebuiltSet};
 pub use register::{RegisterRequest, register};

@@ -2,6 +2,7 @@
 //! each.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -10,7 +11,8 @@ use super::view::{
     DIRTY, EncryptionView, Granted, SessionView, failed_sync_view, in_use, is_upload, kind_of_key,
     session_view,
 };
-use crate::resource::directory::{layer_paths, unverified_header};
+use crate::resource::awaited::waiter_for;
+use crate::resource::directory::{header_claims, layer_paths, unverified_header};
 use crate::resource::error::DiskError;
 use crate::resource::lookup::lookup;
 use crate::resource::reconcile::reconcile_by;
@@ -145,6 +147,16 @@ fn of(
     }
 }
 
+/// Whether somebody has the disk of a directory in use, or waits for it, in whatever runtime directory or on whatever
+/// host: by the locks that they hold.
+pub fn is_used(directory: &Path) -> bool {
+    let is_claimed = |header: &HeaderPayload| {
+        let data = header.top().map(|top| layer_paths(directory, top).data);
+        data.is_some_and(|data| in_use(&data, header.session.is_some()))
+    };
+    waiter_for(directory).is_some() || header_claims(directory).is_ok_and(|h| is_claimed(&h))
+}
+
 /// With whether a claim of it can be that of an attach.
 fn session(
     record: &DiskRecord,
@@ -153,5 +165,6 @@ fn session(
 ) -> Option<SessionView> {
     header.session.as_ref()?;
     let top = layer_paths(&record.directory, header.top()?);
-    session_view(header, may_be_attached && in_use(&top.data, true))
+    let is_used = may_be_attached && in_use(&top.data, true);
+    session_view(&record.directory, header, is_used)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -18,6 +18,7 @@ use crate::resource::failed_sync::synced_file;
 use crate::resource::lookup::lookup;
 use crate::resource::reconcile::{described_as_found, reconcile_by};
 use crate::resource::session::is_of_this_boot;
+use crate::resource::shared::may_be_shared;
 use crate::resource::staging::sweep;
 use crate::resource::{extents, open};
 use installation::Installation;
@@ -132,12 +133,35 @@ pub(super) const DIRTY: [&str; 3] = ["Dirty", "RuntimeMapMissing", "OtherHost"];
 #[serde(rename_all = "camelCase")]
 pub struct SessionView {
     /// `Attached`; `Dirty`: the daemon died, and the next attach goes on with the runtime map;
-    /// `RuntimeMapMissing`: it died, and the map is lost; `OtherBoot`: the power went since; `OtherHost`: it died on
-    /// another host, which has the map.
+    /// `RuntimeMapMissing`: it died, and the map is lost; `OtherBoot`: the power went since, or it was moved here; `OtherHost`: it died on
+    /// another host, and no map is here.
     pub state: &'static str,
     /// As the header has it.
-    #[serde(flatten)]
+    #[serde(flatten, serialize_with = "shown")]
     pub session: Session,
+}
+
+/// A session with the name of its host, as people call that, apart from its id.
+fn shown<S: Serializer>(session: &Session, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Shown<'a> {
+        boot: Uuid,
+        host: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        host_id: Option<&'a str>,
+        runtime_map: &'a str,
+        #[serde(with = "time::serde::rfc3339")]
+        since: OffsetDateTime,
+    }
+    let shown = Shown {
+        boot: session.boot,
+        host: session.host_name(),
+        host_id: session.host_id(),
+        runtime_map: &session.runtime_map,
+        since: session.since,
+    };
+    shown.serialize(to)
 }
 
 /// Azure's name for whose keys protect a disk. Twice encrypted is what is so in all of its layers.
@@ -339,7 +363,9 @@ fn view_by(
     let may_be = record.kind == ResourceKind::Disk && !is_served;
     let is_used = |top: &LayerView| may_be && in_use(top);
     let is_used = layers.last().is_some_and(is_used);
-    let session = header.as_ref().and_then(|h| session_view(h, is_used));
+    let session = header
+        .as_ref()
+        .and_then(|h| session_view(directory, h, is_used));
     let failed_sync = header.as_ref().and_then(failed_sync_view);
     let is_dirty = |session: &SessionView| DIRTY.contains(&session.state);
     let disk_state = match (record.state, &problem) {
@@ -393,14 +419,21 @@ pub(super) fn is_upload(header: Option<&HeaderPayload>) -> bool {
     header.is_some_and(|header| header.upload.is_some())
 }
 
-pub(super) fn session_view(header: &HeaderPayload, is_used: bool) -> Option<SessionView> {
+pub(super) fn session_view(
+    directory: &Path,
+    header: &HeaderPayload,
+    is_used: bool,
+) -> Option<SessionView> {
     let session = header.session.clone()?;
     let top = header.top()?;
+    let is_elsewhere = session.is_of_this_host() == Some(false);
+    let map_is_here = || RuntimeMap::peek(session.runtime_map(), top.id).is_some();
     let state = match is_of_this_boot(&session) {
         _ if is_used => "Attached",
-        _ if session.is_of_this_host() == Some(false) => "OtherHost",
-        Ok(false) => "OtherBoot",
-        _ if RuntimeMap::peek(session.runtime_map(), top.id).is_some() => "Dirty",
+        // Whatever this host was called then.
+        Ok(true) | Err(_) if map_is_here() => "Dirty",
+        Ok(false) if !is_elsewhere || !may_be_shared(directory) => "OtherBoot",
+        _ if is_elsewhere => "OtherHost",
         _ => "RuntimeMapMissing",
     };
     Some(SessionView { state, session })

@@ -21,7 +21,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
+use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
 use rustix::io::Errno;
 
 use crate::resource::directory::LOCK;
@@ -85,6 +85,14 @@ pub(crate) fn lock_patiently(directory: &Path) -> io::Result<Option<DirectoryLoc
 }
 
 impl DirectoryLock {
+    /// Removes all that is in the directory that is locked, whatever has its name by now.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub(crate) fn empty(&self) -> io::Result<()> {
+        remove_entries(&self.directory, Some(LOCK))
+    }
+
     /// Removes the directory, of that path, in which nothing else is.
     ///
     /// # Errors
@@ -130,18 +138,63 @@ impl Drop for DirectoryLock {
     }
 }
 
+/// Removes what is in a directory, but the file of that name. No link is followed.
+fn remove_entries(directory: &File, kept: Option<&str>) -> io::Result<()> {
+    let entries = Dir::read_from(directory)?;
+    let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_owned()));
+    for name in names.collect::<rustix::io::Result<Vec<_>>>()? {
+        let is_kept = kept.is_some_and(|kept| name.as_bytes() == kept.as_bytes());
+        if is_kept || matches!(name.as_bytes(), b"." | b"..") {
+            continue;
+        }
+        match unlinkat(directory, name.as_c_str(), AtFlags::empty()) {
+            Err(Errno::ISDIR) => {
+                let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let below = openat(directory, name.as_c_str(), flags, Mode::empty())?;
+                remove_entries(&File::from(below), None)?;
+                unlinkat(directory, name.as_c_str(), AtFlags::REMOVEDIR)?;
+            }
+            removed => removed?,
+        }
+    }
+    Ok(())
+}
+
 /// Locks the file of the lock; `None` when someone else has it, or had it until a moment ago.
 fn lock_file(directory: &File) -> rustix::io::Result<Option<File>> {
-    let file = File::from(openat(
-        directory,
-        LOCK,
-        OFlags::CREATE | flags(),
-        Mode::RUSR | Mode::WUSR,
-    )?);
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+    lock_file_by(directory, |file| {
+        flock(file, FlockOperation::NonBlockingLockExclusive)
+    })
+}
+
+/// As [`lock_file`], with what locks it.
+fn lock_file_by(
+    directory: &File,
+    lock: impl FnOnce(&File) -> rustix::io::Result<()>,
+) -> rustix::io::Result<Option<File>> {
+    let open = |more: OFlags| {
+        openat(
+            directory,
+            LOCK,
+            OFlags::CREATE | more | flags(),
+            Mode::RUSR | Mode::WUSR,
+        )
+    };
+    let (file, is_new) = match open(OFlags::EXCL) {
+        Err(Errno::EXIST) => (open(OFlags::empty())?, false),
+        made => (made?, true),
+    };
+    let file = File::from(file);
+    match lock(&file) {
         Ok(()) => {}
         Err(Errno::WOULDBLOCK) => return Ok(None),
-        Err(error) => return Err(error),
+        Err(error) => {
+            // Somebody else's may be held where locks are to be had.
+            if is_new {
+                let _ = unlinkat(directory, LOCK, AtFlags::empty());
+            }
+            return Err(error);
+        }
     }
     Ok(is_named(directory, &file)?.then_some(file))
 }
@@ -203,6 +256,19 @@ fn cannot_be_made(error: Errno) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_file_is_left_where_there_are_no_locks() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = File::open(dir.path()).unwrap();
+        let refused = || lock_file_by(&directory, |_| Err(Errno::NOLCK)).unwrap_err();
+        assert_eq!(refused(), Errno::NOLCK);
+        assert_eq!(names(dir.path()), Vec::<String>::new());
+        // It is somebody else's.
+        fs::write(dir.path().join(LOCK), "").unwrap();
+        assert_eq!(refused(), Errno::NOLCK);
+        assert_eq!(names(dir.path()), [LOCK]);
+    }
 
     fn names(directory: &Path) -> Vec<String> {
         let entries = fs::read_dir(directory).unwrap().flatten();

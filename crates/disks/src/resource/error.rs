@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use crate::import::ImportError;
-use installation::InstallationError;
 use installation::catalog::CatalogError;
 use installation::envelope::{EnvelopeError, FailedSync, JobKind, ResourceKind};
+use installation::{InstallationError, name_of_host, this_host};
 use keys::KeyError;
 use vault::{VaultError, lacks_space};
 use volume::VolumeError;
@@ -85,8 +85,9 @@ pub enum DiskError {
     #[error(
         "the disk {name} was attached on {host} since {since} and not let go of in order, so what its guest has \
          written and not flushed is there: attach it there again, and migrate or detach it. If that host is gone, and \
-         the guest with it, lose those writes with `sealdisk attach --discard-unflushed` (with --incoming, of a guest \
-         that goes on) or `sealdisk disk check {name} --repair --discard-unflushed`"
+         the guest with it, lose those writes with `sealdisk attach --take-over-from {host}` (with --incoming, of a \
+         guest that goes on) or `sealdisk disk check {name} --repair --take-over-from {host}`{}",
+        or_this_one(host)
     )]
     NotLetGo {
         /// The disk.
@@ -381,6 +382,17 @@ pub enum DiskError {
     Key(#[from] KeyError),
 }
 
+/// A host that is called as this one may be this one.
+fn or_this_one(host: &str) -> &'static str {
+    match host == name_of_host(this_host()) {
+        true => {
+            "; so too if that is this very host, which has another id since it was booted: SEALDISK_HOST gives it a \
+             name that stays"
+        }
+        false => "",
+    }
+}
+
 impl From<CatalogError> for DiskError {
     fn from(error: CatalogError) -> Self {
         Self::Control(error.into())
@@ -498,6 +510,21 @@ mod tests {
         let why = long.refused_size().unwrap();
         assert!(why.contains("(16384 GiB)") && !why.contains('/'), "{why}");
         assert_eq!(DiskError::Argument("x".into()).refused_size(), None);
+    }
+
+    #[test]
+    fn a_host_that_is_called_as_this_one_may_be_this_one() {
+        let said = |host: &str| {
+            let not_let_go = DiskError::NotLetGo {
+                name: "d".into(),
+                host: host.into(),
+                since: "then".into(),
+            };
+            not_let_go.to_string()
+        };
+        assert!(said(name_of_host(this_host())).contains("SEALDISK_HOST"));
+        let other = said("somebody else's");
+        assert!(!other.contains("SEALDISK_HOST"), "{other}");
     }
 
     #[test]

@@ -17,8 +17,10 @@ pub(crate) mod offline;
 pub(crate) mod open;
 pub(crate) mod reconcile;
 pub(crate) mod session;
+pub(crate) mod shared;
 mod size;
 pub(crate) mod staging;
+mod take_over;
 pub(crate) mod unlock;
 mod verdict;
 
@@ -31,5 +33,6 @@ pub use lookup::resources_named;
 pub use open::{geometry, layer_map, lower_layers, lower_maps, open_files};
 pub use reconcile::reconcile;
 pub use session::{Left, Unflushed, begun, ended, log_other_boot};
+pub use shared::may_be_shared;
 pub use size::parse_size;
 pub use staging::sweep_one;

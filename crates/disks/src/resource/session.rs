@@ -25,9 +25,12 @@
 //!
 //! The session is the mark that a disk is not clean, and of whom: only the host that it names recovers it. Another one is
 //! refused, whatever the locks say: the guest may live though its daemon died, which takes the lock along, and waits for
-//! another daemon there. Whoever knows that the host is gone, and the guest with it, says so (`--discard-unflushed`), and
+//! another daemon there. Whoever knows that the host is gone, and the guest with it, says so (`--take-over-from`), and
 //! takes the disk over as it was flushed last. A map that counts tells more than the name of a host, which may have
-//! been given another one: what the last user left is here then.
+//! been given another one: what the last user left is here then, in whatever directory, and nobody gives it up.
+//!
+//! On a file system that one host has mounted at a time, another host under another boot is how a disk looks that was
+//! moved here, or a host that has another id since: what the power leaves is there, as after any boot.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -39,6 +42,7 @@ use crate::resource::disk::Disk;
 use crate::resource::error::DiskError;
 use crate::resource::layer_files;
 use crate::resource::open::{geometry, layer_map, lower_layers, open_files};
+use crate::resource::shared::may_be_shared;
 use installation::envelope::{Header, HeaderKey, HeaderLock, HeaderPayload, LayerRecord, Session};
 use installation::{Installation, runtime_map, this_host};
 use vault::moment;
@@ -51,8 +55,11 @@ use volume::{CacheMode, Found, Geometry, RuntimeMap, Volume, boot_id, check_data
 pub enum Unflushed {
     /// It is refused.
     Needed,
-    /// What was completed and not flushed is given up. A map that is found counts all the same.
+    /// What was completed and not flushed is given up. A map that is found counts all the same, and what is on another
+    /// host is none that is lost.
     GivenUp,
+    /// What the attach of that id has left on another host is given up ([`Disk::take_over_from`]).
+    TakenFrom(Uuid),
 }
 
 /// What the last user of a disk left on this boot.
@@ -157,8 +164,8 @@ impl Disk {
         };
         let is_elsewhere = session.is_of_this_host() == Some(false);
         if !is_of_this_boot(session)? {
-            return match is_elsewhere {
-                true => self.left_elsewhere(session, missing),
+            return match is_elsewhere && may_be_shared(self.directory()) {
+                true => self.left_elsewhere(header, session, missing),
                 false => Ok(Left::OtherBoot(session.clone())),
             };
         }
@@ -167,24 +174,11 @@ impl Disk {
             Found::OfLayer(layer, map) if is_beneath(header, layer) => {
                 return Ok(Left::Frozen(map));
             }
-            _ if is_elsewhere => return self.left_elsewhere(session, missing),
             Found::OfLayer(..) => "is of another layer",
             Found::Missing => "is not there",
             Found::Foreign(why) => why,
         };
         self.missing(header, session, (&path, why), missing)
-    }
-
-    /// What the last user left is on another host.
-    fn left_elsewhere(&self, session: &Session, missing: Unflushed) -> Result<Left, DiskError> {
-        let error = self.not_let_go(session);
-        match missing {
-            Unflushed::Needed => Err(error),
-            Unflushed::GivenUp => {
-                log::warn!("given up: {error}");
-                Ok(Left::GivenUp)
-            }
-        }
     }
 
     /// The map that a process left, whose writes into a data file that is memory are finished.
@@ -227,6 +221,9 @@ impl Disk {
                 Err(error) => return Err(error.into()),
             };
         }
+        if session.is_of_this_host() == Some(false) {
+            return self.left_elsewhere(header, session, missing);
+        }
         let error = DiskError::RuntimeMapMissing {
             name: self.name().into(),
             path: there.into(),
@@ -235,7 +232,7 @@ impl Disk {
             host: session.host_name().into(),
         };
         match missing {
-            Unflushed::Needed => Err(error),
+            Unflushed::Needed | Unflushed::TakenFrom(_) => Err(error),
             Unflushed::GivenUp => {
                 log::warn!("given up: {error}");
                 Ok(Left::GivenUp)
@@ -330,9 +327,14 @@ impl Disk {
         let file = self.header_file()?;
         let mut lock = file.lock()?;
         let mut header = lock.read()?.authenticate_by(key)?;
-        self.refuse_taken_over(&header, attach)?;
-        ended(&mut header, cache);
-        lock.write(&header, key)?;
+        // Else it is ended: storage had failed to say that it has written that, or whoever took the disk over has let go.
+        if header.session.is_some() || header.attach == attach {
+            self.refuse_taken_over(&header, attach)?;
+            ended(&mut header, cache);
+            lock.write(&header, key)?;
+        } else {
+            lock.make_durable()?;
+        }
         drop(lock);
         if let Err(error) = std::fs::remove_file(path) {
             log::warn!("cannot remove {}: {error}", path.display());
@@ -346,17 +348,21 @@ impl Disk {
     /// # Errors
     /// [`DiskError::Attached`].
     pub fn refuse_taken_over(&self, header: &HeaderPayload, attach: Uuid) -> Result<(), DiskError> {
-        match &header.session {
-            Some(session) if header.attach != attach => Err(DiskError::Attached {
-                name: self.name().into(),
-                why: format!(
-                    "an attach on {} has taken it over at {}; end this one",
-                    session.host_name(),
-                    moment(session.since)
-                ),
-            }),
-            _ => Ok(()),
+        if header.attach == attach {
+            return Ok(());
         }
+        let why = match &header.session {
+            Some(session) => format!(
+                "an attach on {} has taken it over at {}; end this one",
+                session.host_name(),
+                moment(session.since)
+            ),
+            None => "another attach has taken it over, and let go of it since; end this one".into(),
+        };
+        Err(DiskError::Attached {
+            name: self.name().into(),
+            why,
+        })
     }
 
     /// Removes the files of layers that an authentic header says are gone, which a crash has left. They
@@ -522,15 +528,30 @@ pub(crate) mod tests {
             session.boot = boot.unwrap_or(session.boot);
         };
         let left = |header: &HeaderPayload, missing| disk.left(header, elsewhere.path(), missing);
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
         for boot in [None, Some(Uuid::new_v4())] {
             said("other/0123456789abcdef", boot, &mut header);
             // Unless the map is here: this host was given another name.
             let here = disk.left(&header, runtime.path(), Unflushed::Needed);
             assert_eq!(boot.is_none(), matches!(here, Ok(Left::Map(_))));
+            if boot.is_none() {
+                for missing in [Unflushed::Needed, Unflushed::GivenUp] {
+                    let there = left(&header, missing);
+                    assert!(matches!(there, Err(DiskError::RuntimeMapElsewhere { .. })));
+                }
+                let hidden = runtime_map(&elsewhere.path().join("hidden"), disk.id());
+                header.session.as_mut().unwrap().runtime_map = text(&hidden);
+            }
             let refused = left(&header, Unflushed::Needed);
+            // The disk was moved here, or this host is called otherwise since it was booted.
+            if boot.is_some() && !may_be_shared(disk.directory()) {
+                assert!(matches!(refused, Ok(Left::OtherBoot(_))));
+                continue;
+            }
             assert!(matches!(refused, Err(DiskError::NotLetGo { .. })));
+            // It is not lost.
             let given_up = left(&header, Unflushed::GivenUp);
-            assert!(matches!(given_up, Ok(Left::GivenUp)));
+            assert!(matches!(given_up, Err(DiskError::NotLetGo { .. })));
         }
         // The power went, as far as that can be told of a header of before.
         for host in [this_host(), "other"] {
@@ -556,8 +577,13 @@ pub(crate) mod tests {
         let refused = end(Uuid::new_v4());
         assert!(matches!(refused, Err(DiskError::Attached { .. })));
         assert!(path.exists());
-        end(header.attach).unwrap();
+        let after = end(header.attach).unwrap();
         assert!(!path.exists());
+        // What has no session is not the old attach's either, which has nothing to end in it.
+        let now = disk.header_file().unwrap().read().unwrap().claims().clone();
+        let refused = disk.refuse_taken_over(&now, header.attach);
+        assert!(matches!(refused, Err(DiskError::Attached { .. })));
+        assert_eq!(end(header.attach).unwrap(), after);
     }
 
     #[test]

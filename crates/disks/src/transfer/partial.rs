@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::process::geteuid;
 use uuid::Uuid;
 
-use crate::resource::directory::{LOCK, parent_of};
+use crate::resource::directory::parent_of;
 use crate::resource::directory_lock::{DirectoryLock, lock_directory};
 
 /// Younger ones may be of a process that has not locked its own yet.
@@ -97,14 +97,7 @@ fn locked(path: &Path) -> Option<File> {
 }
 
 fn remove_directory(directory: &Path, lock: DirectoryLock) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        match entry.file_type()?.is_dir() {
-            true => fs::remove_dir_all(entry.path())?,
-            false if entry.file_name() == LOCK => {}
-            false => fs::remove_file(entry.path())?,
-        }
-    }
+    lock.empty()?;
     lock.remove_directory(directory)
 }
 
@@ -154,5 +147,25 @@ mod tests {
         assert_ne!(beside(&target), name);
         assert!(!left.exists() && !directory.exists());
         assert!(kept.iter().all(|path| path.exists()));
+    }
+
+    /// Somebody else may put a link there once it is locked.
+    #[test]
+    fn what_a_link_leads_to_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let [partial, renamed, other] =
+            ["partial", "renamed", "other"].map(|name| dir.path().join(name));
+        for directory in [&partial, &other] {
+            fs::create_dir_all(directory.join("below")).unwrap();
+            fs::write(directory.join("below/image"), "plaintext").unwrap();
+            fs::write(directory.join("image"), "plaintext").unwrap();
+        }
+        std::os::unix::fs::symlink(&other, partial.join("link")).unwrap();
+        let lock = lock_directory(&partial).unwrap().unwrap();
+        fs::rename(&partial, &renamed).unwrap();
+        std::os::unix::fs::symlink(&other, &partial).unwrap();
+        remove_directory(&partial, lock).unwrap_err();
+        assert!(other.join("image").exists() && other.join("below/image").exists());
+        assert_eq!(fs::read_dir(&renamed).unwrap().count(), 0);
     }
 }

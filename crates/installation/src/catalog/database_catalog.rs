@@ -1,19 +1,20 @@
 //! The catalog in a database.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use database::{Database, Mode, OpenError, Row, ToValue, Transaction, Value, params, sqlite};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::at::{At, CatalogFile, CatalogServer};
 use super::columns::{one, uuid};
 use super::copy::{self, CatalogCopy};
 use super::departed::{self, DepartedRecord};
 use super::error::CatalogError;
 use super::federated::{self, FederatedCredentialRecord};
 use super::file_id::FileId;
-use super::installation_row::{known_identities, own_identities};
+use super::installation_row::own_identities;
 use super::interface::Catalog;
 use super::lock_rows;
 use super::locks::LockCatalog;
@@ -26,40 +27,13 @@ use super::record::{
 use super::restored::{self, RestoredRecord};
 use super::rows::{DES_COLUMNS, VAULT_COLUMNS, parse_des, parse_vault};
 use super::schema::SCHEMA;
-use super::{identities, moved, noted, purged, resources};
+use super::{identities, noted, purged, resources};
 use crate::envelope::ResourceKind;
 
 /// A catalog in a database: by default the SQLite file `catalog.db` in the state directory.
 pub struct DatabaseCatalog {
     db: Mutex<Database>,
     at: At,
-}
-
-/// Where a catalog is.
-enum At {
-    /// In a file of its own.
-    File(CatalogFile),
-    /// On a server.
-    Server {
-        /// Without its options.
-        place: String,
-        /// Whose it was when it was opened.
-        own: InstallationRecord,
-    },
-}
-
-/// The file that a catalog is in, beside which its copy is.
-struct CatalogFile {
-    path: PathBuf,
-    /// What was at `path` when it was opened, if it is known.
-    opened: Mutex<Option<FileId>>,
-}
-
-impl CatalogFile {
-    fn opened(&self) -> MutexGuard<'_, Option<FileId>> {
-        // It is replaced as a whole.
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl DatabaseCatalog {
@@ -70,7 +44,16 @@ impl DatabaseCatalog {
     /// a server by now.
     pub fn open(path: &Path) -> Result<Self, CatalogError> {
         let before = FileId::at(path);
-        let db = sqlite::open(path, &SCHEMA)?;
+        let db = match sqlite::open(path, &SCHEMA) {
+            // One that was moved is of a version of its own.
+            Err(newer @ OpenError::Version { .. }) => {
+                return Err(match Self::look(path) {
+                    Err(moved @ CatalogError::Moved { .. }) => moved,
+                    _ => newer.into(),
+                });
+            }
+            opened => opened?,
+        };
         // One that was exchanged meanwhile, or made, is opened once more by whoever asks.
         let opened = before.filter(|before| FileId::at(path) == Some(*before));
         let catalog = Self::in_file(db.into(), path, opened);
@@ -84,10 +67,7 @@ impl DatabaseCatalog {
     fn in_file(db: Database, path: &Path, opened: Option<FileId>) -> Self {
         Self {
             db: Mutex::new(db),
-            at: At::File(CatalogFile {
-                path: path.into(),
-                opened: Mutex::new(opened),
-            }),
+            at: At::File(CatalogFile::new(path, opened)),
         }
     }
 
@@ -95,21 +75,15 @@ impl DatabaseCatalog {
     pub(super) fn on_server(db: Database, place: String, own: InstallationRecord) -> Self {
         Self {
             db: Mutex::new(db),
-            at: At::Server { place, own },
+            at: At::Server(CatalogServer::new(place, own)),
         }
     }
 
     /// Refuses a file whose catalog is on a server by now. Whoever is using it meanwhile has looked before.
     fn refuse_moved(&self) -> Result<(), CatalogError> {
-        let (At::File(file), Some(db)) = (&self.at, self.idle_db()) else {
-            return Ok(());
-        };
-        match moved::found(&db)? {
-            None => Ok(()),
-            Some(moved) => Err(CatalogError::Moved {
-                path: file.path.clone(),
-                place: moved.place,
-            }),
+        match (&self.at, self.idle_db()) {
+            (At::File(file), Some(db)) => file.refuse_moved(&db),
+            _ => Ok(()),
         }
     }
 
@@ -273,20 +247,16 @@ impl Catalog for DatabaseCatalog {
     }
 
     fn renew(&self) -> Result<Option<InstallationRecord>, CatalogError> {
-        let CatalogFile { path, opened } = match &self.at {
+        let file = match &self.at {
             At::File(file) => file,
-            At::Server { place, own } => {
+            At::Server(server) if server.is_due() => {
                 // Whoever has it right now has not found anything else.
-                let found = self.idle_db().map(|db| known_identities(&db)).transpose()?;
-                return match found {
-                    Some(found) if found != Some(*own) => Err(CatalogError::Exchanged {
-                        place: place.clone(),
-                    }),
-                    _ => Ok(None),
-                };
+                let db = self.idle_db();
+                return db.map_or(Ok(None), |db| server.refuse_exchanged(&db).map(|()| None));
             }
+            At::Server(_) => return Ok(None),
         };
-        let mut opened = opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let (path, mut opened) = (&file.path, file.opened());
         let found = FileId::at(path);
         if found == *opened {
             return self.refuse_moved().map(|()| None);
@@ -302,6 +272,7 @@ impl Catalog for DatabaseCatalog {
         // SQLite sees that the file of the old connection was moved, and removes no `-wal` at its end: that is the new
         // one's by now.
         *self.db() = db;
+        file.unmoved.note(None);
         *opened = found.filter(|found| FileId::at(path) == Some(*found));
         Ok(Some(identities))
     }

@@ -9,6 +9,7 @@ mod access;
 mod access_database;
 mod access_rows;
 mod arriving;
+mod at;
 mod columns;
 #[cfg(test)]
 pub(crate) mod contract;
@@ -26,6 +27,7 @@ mod locks;
 mod locks_database;
 mod logins;
 mod logins_database;
+mod looked;
 mod management;
 mod management_database;
 mod management_rows;

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use database::postgres::{self, ServerUrl};
-use database::{Connection, Database, Mode, sqlite};
+use database::{Connection, Database, Mode, OpenError, sqlite};
 use time::OffsetDateTime;
 
 use super::arriving;
@@ -67,7 +67,11 @@ impl MovingCatalog {
     /// # Errors
     /// [`CatalogError`].
     pub(crate) fn open(path: &Path) -> Result<Self, CatalogError> {
-        let db = Database::from(sqlite::open(path, &SCHEMA)?);
+        let db = match sqlite::open(path, &SCHEMA) {
+            Err(OpenError::Version { .. }) => sqlite::open(path, &moved::MARKED),
+            opened => opened,
+        };
+        let db = Database::from(db?);
         let own = own_identities(&db)?;
         let others =
             "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite%'";
@@ -105,13 +109,17 @@ impl MovingCatalog {
         Ok(here.map(|vault| vault.record.name).collect())
     }
 
-    /// Makes ready the database on the server, for this catalog alone.
+    /// Makes ready the database on the server, for this catalog alone. `is_joined`: the state directory knows that the
+    /// server's is used, whether or not the file does.
     ///
     /// # Errors
     /// [`CatalogError`]: it is another installation's, or what was there is lost.
-    pub(crate) fn arrive(&self, to: &ServerUrl) -> Result<Arrival, CatalogError> {
+    pub(crate) fn arrive(&self, to: &ServerUrl, is_joined: bool) -> Result<Arrival, CatalogError> {
         let place = to.to_string();
-        let moved = moved::found(&self.db)?;
+        let mut moved = moved::found(&self.db)?;
+        if let Some(moved) = &mut moved {
+            moved.is_finished |= is_joined;
+        }
         if let Some(moved) = &moved
             && moved.place != place
         {
@@ -164,12 +172,20 @@ impl MovingCatalog {
         }
     }
 
+    /// Whether the file is marked.
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub(crate) fn is_moved(file: &Connection) -> Result<bool, CatalogError> {
+        Ok(moved::found(file)?.is_some())
+    }
+
     /// Marks the file, in which nothing can be changed any more. In a transaction of it.
     ///
     /// # Errors
     /// [`CatalogError`].
     pub(crate) fn leave(&self, file: &Connection, to: &ServerUrl) -> Result<(), CatalogError> {
-        if moved::found(file)?.is_some() {
+        if Self::is_moved(file)? {
             return Ok(());
         }
         let record = MovedRecord {
@@ -201,6 +217,7 @@ impl MovingCatalog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::database_catalog::DatabaseCatalog;
 
     #[test]
     fn every_table_is_moved() {
@@ -230,6 +247,11 @@ mod tests {
         let merge = "INSERT INTO merges VALUES ('a')";
         before.execute(merge, []).unwrap();
         let to = ServerUrl::parse("postgres://me@it's/d").unwrap();
+        // A program of before opens it until then, and no more.
+        let version = || before.query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0));
+        let of = |schema: &sqlite::Schema| i32::try_from(schema.steps.len()).unwrap();
+        assert_eq!(version().unwrap(), of(&SCHEMA));
+        assert_eq!(moved::found(&catalog.db).unwrap(), None);
         for _ in 0..2 {
             catalog
                 .db
@@ -243,6 +265,12 @@ mod tests {
                 "{sql}: {refused}"
             );
         }
+        assert_eq!(version().unwrap(), of(&moved::MARKED));
+        let refused = sqlite::open(&path, &SCHEMA).err().unwrap();
+        assert!(matches!(refused, OpenError::Version { .. }));
+        let refused = DatabaseCatalog::open(&path).err().unwrap();
+        assert!(matches!(refused, CatalogError::Moved { .. }), "{refused}");
+        MovingCatalog::open(&path).unwrap();
         assert!(!moved::found(&catalog.db).unwrap().unwrap().is_finished);
         catalog.finish().unwrap();
         assert!(moved::found(&catalog.db).unwrap().unwrap().is_finished);

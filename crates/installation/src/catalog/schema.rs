@@ -1,7 +1,7 @@
 //! The tables of the catalog.
 
 use super::{
-    access_rows, departed, federated, identities, locks, logins, management_rows, moved, noted,
+    access_rows, departed, federated, identities, locks, logins, management_rows, noted,
     operation_rows, purged, resources, restored,
 };
 use database::sqlite::Schema;
@@ -32,7 +32,6 @@ pub(super) const SCHEMA: Schema = Schema {
         |db| db.execute_batch(purged::TABLE),
         |db| db.execute_batch(restored::WITHOUT_BACKUP),
         |db| db.execute_batch(identities::APPLICATIONS),
-        |db| db.execute_batch(moved::TABLE),
     ],
 };
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use database::postgres::{self, Schema, ServerUrl};
-use database::{Connection, Database, Mode, params, sqlite};
+use database::{Connection, Database, Mode, sqlite};
 
 use super::arriving;
 use super::database_catalog::DatabaseCatalog;
@@ -78,13 +78,8 @@ impl DatabaseCatalog {
     /// # Errors
     /// [`CatalogError::Open`].
     pub fn moved_from(path: &Path) -> Result<Option<MovedRecord>, CatalogError> {
-        let db = Database::from(sqlite::open_as_it_is(path, &SCHEMA)?);
-        // One of an older version has no place for it, and was not moved.
-        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = ?";
-        match db.the_value::<i64>(sql, params![moved::NAME])? {
-            0 => Ok(None),
-            _ => moved::found(&db),
-        }
+        let db = Database::from(sqlite::open_as_it_is(path, &moved::MARKED)?);
+        moved::found(&db)
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::host::{is_this_host, name_of_host};
+use crate::host::{id_of_host, is_this_host, name_of_host};
 
 /// Longest path of a runtime map, in bytes.
 const MAX_PATH_LEN: usize = 1024;
@@ -62,6 +62,11 @@ impl Session {
     /// The host, as people call it.
     pub fn host_name(&self) -> &str {
         name_of_host(&self.host)
+    }
+
+    /// The id of the host, if the header says one.
+    pub fn host_id(&self) -> Option<&str> {
+        id_of_host(&self.host)
     }
 
     /// The path of the runtime map.

@@ -21,6 +21,16 @@ pub enum MigrateError {
         /// Their names.
         names: Vec<String>,
     },
+    /// Disks are in use.
+    #[error(
+        "these disks are attached, or in use otherwise, and the processes that have them would go on with the catalog \
+         that is left: {}; detach them before",
+        names.join(", ")
+    )]
+    Used {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// A table's rows could not be moved.
     #[error(
         "the table {table} of the {what} cannot be moved to {place}: {source}; nothing of this installation is changed: run \
@@ -61,7 +71,7 @@ impl MigrateError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Installation(error) => error.code(),
-            Self::Vaults { .. } => "OperationNotAllowed",
+            Self::Vaults { .. } | Self::Used { .. } => "OperationNotAllowed",
             Self::Table { .. } | Self::Differs { .. } => "CatalogError",
         }
     }

@@ -1,3 +1,5 @@
+use std::cell::Cell;
+
 use database::ErrorKind;
 use tempfile::TempDir;
 use test_support::postgres::PostgresServer;
@@ -36,7 +38,7 @@ impl Move {
     }
 
     fn run(&self) -> Result<Migrated, MigrateError> {
-        migrate(self.dir.path(), &self.to)
+        migrate(self.dir.path(), &self.to, &|_| false)
     }
 
     fn on_server(&self) -> Place {
@@ -221,7 +223,7 @@ fn a_move_that_was_cut_off_goes_on_and_nobody_uses_half_of_it() {
     for cut_off_after in ["arrival", "some tables", "the mark", "the release"] {
         let of = Move::new(server);
         let file = of.file();
-        let Arrival::Begun(target) = file.arrive(&of.to).unwrap() else {
+        let Arrival::Begun(target) = file.arrive(&of.to, false).unwrap() else {
             panic!("it is there already");
         };
         let tables = match cut_off_after {
@@ -281,7 +283,7 @@ fn what_was_changed_between_two_runs_is_moved_too() {
     };
     let of = Move::new(server);
     let file = of.file();
-    let Arrival::Begun(target) = file.arrive(&of.to).unwrap() else {
+    let Arrival::Begun(target) = file.arrive(&of.to, false).unwrap() else {
         panic!("it is there already");
     };
     let part = Part {
@@ -325,7 +327,7 @@ fn a_database_that_is_not_for_it_is_left_alone() {
     assert_eq!(of.file_refused(), None);
 
     let (of, other) = (Move::new(server), Move::new(server));
-    drop(other.file().arrive(&of.to).unwrap());
+    drop(other.file().arrive(&of.to, false).unwrap());
     let refused = of.run().unwrap_err().to_string();
     assert!(refused.contains("is being moved to"), "{refused}");
 
@@ -345,6 +347,19 @@ fn what_was_moved_and_is_lost_is_not_moved_again() {
     };
     let of = Move::new(server);
     of.run().unwrap();
+    // Killed right before it was noted in the file that it was done, and used since.
+    let path = of.dir.path().join(CATALOG_FILE);
+    let unfinish = || {
+        let file = of.file();
+        let sql = "UPDATE moved SET finished = 0";
+        file.database().execute(sql, &[]).unwrap();
+    };
+    unfinish();
+    std::fs::remove_file(crate::known_server::path_in(of.dir.path())).unwrap();
+    assert_eq!(of.server_refused(), None);
+    let moved = DatabaseCatalog::moved_from(&path).unwrap().unwrap();
+    assert!(moved.is_finished);
+    unfinish();
     let schema = of.to.as_str().rsplit_once("%3D").unwrap().1.to_owned();
     server.sql(&format!(
         "DROP SCHEMA {schema} CASCADE; CREATE SCHEMA {schema}"
@@ -393,7 +408,7 @@ fn vaults_of_the_installation_keep_it_where_it_is() {
     );
     assert_eq!(of.file_refused(), None);
     let none = tempfile::tempdir().unwrap();
-    let refused = migrate(&none.path().join("state"), &of.to).unwrap_err();
+    let refused = migrate(&none.path().join("state"), &of.to, &|_| false).unwrap_err();
     assert_eq!(refused.code(), "StateDirectory");
     assert!(!none.path().join("state").exists());
 }
@@ -426,13 +441,34 @@ fn what_the_server_cannot_hold_is_told_and_moved_later() {
 }
 
 #[test]
-fn disks_are_told_before_they_are_moved() {
+fn a_disk_that_is_attached_while_rows_are_copied_keeps_the_file() {
+    let Some(server) = PostgresServer::shared() else {
+        return;
+    };
+    let of = Move::new(server);
+    // At the first look at each nobody has it.
+    let looks = Cell::new(0);
+    let is_used = |_: &Path| {
+        looks.set(looks.get() + 1);
+        looks.get() > DISKS
+    };
+    let refused = migrate(of.dir.path(), &of.to, &is_used).unwrap_err();
+    assert!(matches!(&refused, MigrateError::Used { names } if names.len() == DISKS));
+    assert_eq!(of.file_refused(), None);
+    assert!(of.server_refused().unwrap().contains("catalog migrate"));
+    of.run().unwrap();
+    assert_eq!(of.server_refused(), None);
+}
+
+#[test]
+fn a_disk_that_is_in_use_is_named_before_anything_is_moved() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(disks_of(&dir.path().join("none")).is_err());
     fill(&Installation::open(dir.path()).unwrap());
-    let disks = disks_of(dir.path()).unwrap();
-    assert_eq!(disks.len(), DISKS);
-    assert!(disks.contains(&(Uuid::from_u128(1003), "d3".into())));
+    let nowhere = ServerUrl::parse("postgres://me@/d?host=/nowhere").unwrap();
+    let is_used = |directory: &Path| directory == Path::new("/disks/3");
+    let refused = migrate(dir.path(), &nowhere, &is_used).unwrap_err();
+    assert_eq!(refused.code(), "OperationNotAllowed");
+    assert!(refused.to_string().contains(": d3;"), "{refused}");
     let refused = DatabaseCatalog::look(&dir.path().join("none/catalog.db"));
     assert!(matches!(refused, Err(CatalogError::Open(_))));
 }
