@@ -44,6 +44,7 @@ mod similar;
 mod snapshot;
 mod source;
 mod status;
+mod store_process;
 mod top;
 mod tracing;
 mod units;

@@ -16,8 +16,8 @@ use super::tracing::Traced;
 use super::{
     CliError, Output, OutputFormat, alarm, arm_ids, attach, audit, backup, catalog, completions,
     dashboard, des, disk, doctor, event_notifier, identity, image, keyvault, lock, logging,
-    manpages, metrics, named, reference, role, serve, similar, snapshot, status, top, tracing,
-    units, upgrade, usage, version,
+    manpages, metrics, named, reference, role, serve, similar, snapshot, status, store_process,
+    top, tracing, units, upgrade, usage, version,
 };
 
 /// The version, and by which module keys are made and used.
@@ -89,6 +89,12 @@ docs/azure.md tells how `az` is pointed at it. `keyvault serve` is the same with
     /// Start data planes of one disk; started by `attach`
     #[command(hide = true)]
     DataPlaneLauncher(attach::LauncherArgs),
+    /// Do the I/O of one disk over a network; started by others
+    #[command(hide = true)]
+    StoreProcess(store_process::StoreProcessArgs),
+    /// Start store processes; started by others
+    #[command(hide = true)]
+    StoreProcessLauncher(store_process::StoreLauncherArgs),
     /// Tell what this program reads of an attach process; asked before it takes over from one
     #[command(hide = true)]
     AttachVersions,
@@ -165,7 +171,10 @@ fn run() -> ExitCode {
         is_confined(&cli.command),
     );
     // Nothing that the launcher does has to do with keys.
-    if !matches!(cli.command, Command::DataPlaneLauncher(_)) {
+    if !matches!(
+        cli.command,
+        Command::DataPlaneLauncher(_) | Command::StoreProcessLauncher(_)
+    ) {
         log::info!("sealdisk {}", *VERSION);
     }
     if let Some(name) = cli.global.host_name {
@@ -228,6 +237,8 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Attach(args) => attach::run(context, args),
         Command::DataPlane(args) => attach::run_data_plane(&args),
         Command::DataPlaneLauncher(args) => attach::run_launcher(args),
+        Command::StoreProcess(args) => store_process::run(&args),
+        Command::StoreProcessLauncher(args) => store_process::launch(args),
         Command::AttachVersions => attach::tell_versions(context),
         Command::ContinueAttach(args) => attach::continue_attach(context, &args),
         Command::TraceExporter => tracing::send_on(),
@@ -295,6 +306,8 @@ fn is_confined(command: &Command) -> bool {
         command,
         Command::DataPlane(_)
             | Command::DataPlaneLauncher(_)
+            | Command::StoreProcess(_)
+            | Command::StoreProcessLauncher(_)
             | Command::EventNotifier(_)
             | Command::TraceExporter
             | Command::CheckConfinement

@@ -2,13 +2,15 @@
 
 use test_support::Host;
 
-const HIDDEN: [&str; 7] = [
+const HIDDEN: [&str; 9] = [
     "data-plane",
     "data-plane-launcher",
     "attach-versions",
     "continue-attach",
     "check-confinement",
     "event-notifier",
+    "store-process",
+    "store-process-launcher",
     "trace-exporter",
 ];
 

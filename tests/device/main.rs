@@ -11,6 +11,7 @@ mod metrics;
 mod migration;
 mod protocol;
 mod shared;
+mod store_process;
 mod supervise;
 mod top;
 mod upgrade;

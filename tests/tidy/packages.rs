@@ -35,7 +35,15 @@ const KEPT_OUT: [&str; 21] = [
 ];
 
 /// The crates of the data plane.
-const OF_THE_DATA_PLANE: [&str; 6] = ["keys", "sandbox", "xts", "volume", "protocol", "dataplane"];
+const OF_THE_DATA_PLANE: [&str; 7] = [
+    "keys",
+    "sandbox",
+    "xts",
+    "store-ring",
+    "volume",
+    "protocol",
+    "dataplane",
+];
 
 /// Helpers of tests, on which every crate's tests may depend.
 const HELPERS_OF_TESTS: &str = "test-support";

@@ -4,7 +4,7 @@ use crate::code::Code;
 use crate::{assert_none, circles, line_of};
 
 /// The crates through which a request of a guest goes.
-const PATH_OF_A_GUEST: [&str; 3] = ["dataplane", "volume", "xts"];
+const PATH_OF_A_GUEST: [&str; 4] = ["dataplane", "store-ring", "volume", "xts"];
 
 /// What ends a thread, and with it the process.
 const PANICS: [&str; 9] = [

@@ -26,4 +26,5 @@ tests!(
     what_a_dead_process_changed_is_flushed_by_the_next,
     what_another_changes_is_flushed,
     what_is_changed_is_flushed,
+    who_waits_for_entries_is_woken_and_sees_them,
 );

@@ -36,7 +36,7 @@ pub use launcher::{LAUNCHER_FD, Launch, Launcher, bury_strangers, run_launcher};
 pub use level::{Missing, Sandbox};
 pub use limits::{limit, raise};
 pub use log_format::{LOG_FORMAT, log_format, set_log_format};
-pub use namespaces::{Isolated, NAMESPACES, empty_root, isolate};
+pub use namespaces::{Isolated, NAMESPACES, empty_root, isolate, isolate_with_network};
 pub use rule::Rule;
 pub use trial::try_confinement;
 pub use user::User;

@@ -76,7 +76,32 @@ impl Isolated {
 /// # Errors
 /// [`SandboxError::Io`].
 pub fn isolate(missing: &mut Missing, tell: impl FnOnce(Pid)) -> Result<Isolated, SandboxError> {
-    let all = NAMESPACES
+    isolate_in(&NAMESPACES, missing, tell)
+}
+
+/// As [`isolate`], for a process that needs the network of the host.
+///
+/// # Errors
+/// As [`isolate`].
+pub fn isolate_with_network(
+    missing: &mut Missing,
+    tell: impl FnOnce(Pid),
+) -> Result<Isolated, SandboxError> {
+    let others = NAMESPACES
+        .into_iter()
+        .filter(|(flag, ..)| *flag != UnshareFlags::NEWNET);
+    isolate_in(&others.collect::<Vec<_>>(), missing, tell)
+}
+
+/// A namespace, its name, and what it keeps from a process.
+type Namespace = (UnshareFlags, &'static str, &'static str);
+
+fn isolate_in(
+    namespaces: &[Namespace],
+    missing: &mut Missing,
+    tell: impl FnOnce(Pid),
+) -> Result<Isolated, SandboxError> {
+    let all = namespaces
         .iter()
         .fold(UnshareFlags::empty(), |all, (flag, ..)| all | *flag);
     let with_user = all | UnshareFlags::NEWUSER;
@@ -103,22 +128,22 @@ pub fn isolate(missing: &mut Missing, tell: impl FnOnce(Pid)) -> Result<Isolated
         }
     }
     tell(rustix::process::getpid());
-    Ok(alone(refused, missing))
+    Ok(alone(namespaces, refused, missing))
 }
 
 /// What a process can have that is not allowed to have everything.
-fn alone(refused: Errno, missing: &mut Missing) -> Isolated {
+fn alone(namespaces: &[Namespace], refused: Errno, missing: &mut Missing) -> Isolated {
     let mut had = UnshareFlags::empty();
-    for (flag, name, _) in NAMESPACES {
+    for (flag, name, _) in namespaces {
         // Its own children would be in another one, not the process itself.
-        let result = match flag == UnshareFlags::NEWPID {
+        let result = match *flag == UnshareFlags::NEWPID {
             true => Err(refused),
             // SAFETY: the flag shares or unshares neither memory nor the descriptor table, which is what could break
             // I/O safety; the process has one thread.
-            false => unsafe { unshare_unsafe(flag) },
+            false => unsafe { unshare_unsafe(*flag) },
         };
         if missing.or_note(&format!("a {name}"), result).is_some() {
-            had |= flag;
+            had |= *flag;
         }
     }
     Isolated(had)

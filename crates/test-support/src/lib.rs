@@ -1,8 +1,8 @@
 //! What the tests of several crates share.
 //!
 //! Without features: faults of system calls ([`seccomp`]), limits of resources ([`rlimits`]), a random
-//! generator that repeats itself ([`rng`]), the round keys of a DEK ([`key_schedule`]), and a PostgreSQL server of a
-//! test's own ([`postgres`]). With the feature
+//! generator that repeats itself ([`rng`]), the round keys of a DEK ([`key_schedule`]), a PostgreSQL server of a
+//! test's own ([`postgres`]), and a Ceph cluster ([`ceph`]). With the feature
 //! `program` also what works on the whole program: an installation (`Host`), a disk of its own that can be
 //! attached (`Disk`, `Daemon`), a customer who holds the disk's key (`Customer`), a server of
 //! vaults (`Server`), and a vhost-user-blk frontend in place of a guest (`frontend`).
@@ -14,6 +14,7 @@
     reason = "helpers of tests panic as tests do"
 )]
 
+pub mod ceph;
 pub mod key_schedule;
 pub mod postgres;
 pub mod rlimits;

@@ -12,7 +12,7 @@ use volume::must_complete::lost;
 use volume::pipeline::{
     BlockRequest, Finished, GuestBuffer, Pipeline, RequestError, RequestKind, Submission, Token,
 };
-use volume::store::UringStore;
+use volume::store::{DiskStore, WaitingStore};
 use xts::{CipherStack, SharedSlice};
 
 use crate::request::{
@@ -54,7 +54,7 @@ struct Pending {
 /// What taking a chain needs besides the ring.
 pub(crate) struct QueueState {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) pipeline: Pipeline<UringStore>,
+    pub(crate) pipeline: Pipeline<DiskStore>,
     disk: Disk,
     pending: Slab<Pending>,
     pub(crate) counters: QueueCounters,
@@ -82,7 +82,7 @@ impl QueueState {
         shared: Arc<Shared>,
         index: usize,
         extent: &Extent,
-        store: UringStore,
+        store: DiskStore,
         ciphers: Option<CipherStack>,
     ) -> Result<Self, DataplaneError> {
         let pool = shared.queue_pool()?;
@@ -148,7 +148,8 @@ impl QueueState {
     /// # Errors
     /// [`DataplaneError`], after which the queue cannot go on.
     pub(crate) fn swap_volume(&mut self, extent: &Extent) -> Result<(), DataplaneError> {
-        self.pipeline.store_mut().swap_files(extent.files.clone())?;
+        let files = extent.files.clone().into();
+        self.pipeline.store_mut().swap_files(files)?;
         self.pipeline.set_volume(extent.volume.clone());
         self.disk = extent.disk.clone();
         if self.pipeline.has_key() {

@@ -20,7 +20,7 @@ use keys::wipe_call_stack;
 use protocol::OnRevoke;
 use protocol::io_counters::{ticks_of, time_of};
 use volume::pipeline::Finished;
-use volume::store::{StoreError, UringStore, Wait, WatchId};
+use volume::store::{DiskStore, StoreError, UringStore, Wait, WaitingStore, WatchId};
 use xts::{CipherStack, DataUnit};
 
 use crate::DataplaneError;
@@ -130,7 +130,8 @@ impl Worker {
             log::info!("AES-256-XTS by the engine {}", cipher.engine_name());
             log_measurements(cipher.unit());
         }
-        let mut store = UringStore::on(shared.io_rings.for_queue()?, extent.files.clone())?;
+        let ring = shared.io_rings.for_queue()?;
+        let mut store = DiskStore::from(UringStore::on(ring, extent.files.clone())?);
         store.limit_workers(shared.workers_of(1))?;
         store.watch(WAKE, wake.as_raw_fd())?;
         let polling = Polling::new(shared.poll);

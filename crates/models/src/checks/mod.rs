@@ -1,11 +1,13 @@
 //! What must be true, whatever the order of the steps of some threads.
 
+mod bell;
 mod flushes;
 mod map;
 mod marks;
 mod meeting;
 mod writes;
 
+pub use bell::who_waits_for_entries_is_woken_and_sees_them;
 pub use flushes::{a_flush_covers_what_came_before_it_was_asked_for, no_wake_up_is_lost};
 pub use map::{
     nothing_is_called_durable_that_is_not, two_that_load_a_chunk_see_all_of_it,

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::store::{BufferPool, StackFiles, StoreError, UringStore, Wait};
+use crate::store::{BufferPool, DiskStore, StackFiles, StoreError, UringStore, Wait, WaitingStore};
 use crate::{Source, Volume, VolumeError};
 use keys::DekStack;
 use keys::units::{BLOCK_SIZE, ByteOffset};
@@ -45,7 +45,7 @@ pub(super) struct ReadAhead {
 /// Synchronous access to an opened volume, and reads ahead and writes behind of it.
 pub struct DiskIo {
     /// `None` after the ring has failed.
-    pub(super) pipeline: Option<Pipeline<UringStore>>,
+    pub(super) pipeline: Option<Pipeline<DiskStore>>,
     volume: Arc<Volume>,
     /// Reads that were begun and not taken, in this order.
     pub(super) reads: VecDeque<ReadAhead>,
@@ -83,17 +83,18 @@ impl DiskIo {
         Self::on(store, volume, None, BufferPool::alone()?)
     }
 
-    /// As [`DiskIo::open`] on a store of the disk's files, with ciphers that are there already, or without any,
+    /// As [`DiskIo::open`] on a store of the disk, with ciphers that are there already, or without any,
     /// and with these buffers.
     ///
     /// # Errors
     /// [`PipelineError`] when the ring cannot be used.
     pub fn on(
-        mut store: UringStore,
+        store: impl Into<DiskStore>,
         volume: Arc<Volume>,
         ciphers: Option<CipherStack>,
         pool: BufferPool,
     ) -> Result<Self, PipelineError> {
+        let mut store: DiskStore = store.into();
         store.limit_workers(WORKERS)?;
         let mut pipeline = Pipeline::with_pool(volume.clone(), store, ciphers, pool)?;
         pipeline.stop_punching();

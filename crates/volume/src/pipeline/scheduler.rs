@@ -152,13 +152,14 @@ impl<S: Store> Pipeline<S> {
         pool: BufferPool,
     ) -> Result<Self, StoreError> {
         pool.introduce(&mut store);
+        let map_pool = pool.fixed_beside(MAP_BUFFERS, MAP_BUFFER_LEN)?;
         Ok(Self {
             volume,
             store,
             ciphers: ciphers.into(),
             redo: None,
             pool,
-            map_pool: BufferPool::fixed(MAP_BUFFERS, MAP_BUFFER_LEN)?,
+            map_pool,
             requests: Slab::with_capacity(256),
             pieces: Slab::with_capacity(256),
             waiting: VecDeque::with_capacity(256),

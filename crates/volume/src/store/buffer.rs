@@ -5,11 +5,12 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use store_ring::{LaneMemory, Lent, SMALL_LEN};
 
 /// Bytes of a buffer: a piece this large is still in the L2 cache when it is submitted.
-pub const BUFFER_LEN: usize = 64 * 1024;
+pub const BUFFER_LEN: usize = store_ring::BUFFER_LEN;
 /// Bytes by which a pool grows: a huge page.
-pub const CHUNK_LEN: usize = 2 << 20;
+pub const CHUNK_LEN: usize = store_ring::CHUNK_LEN;
 
 /// Which pages buffers are made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -21,10 +22,61 @@ pub enum Pages {
     SetAside,
 }
 
+/// Where the memory of buffers comes from.
+#[derive(Debug, Clone)]
+pub enum BufferMemory {
+    /// It is this process's own.
+    Own(Pages),
+    /// It is shared with a store process, which reads and writes ciphertext there.
+    Shared(Arc<LaneMemory>),
+}
+
+impl From<Pages> for BufferMemory {
+    fn from(pages: Pages) -> Self {
+        Self::Own(pages)
+    }
+}
+
+impl From<Arc<LaneMemory>> for BufferMemory {
+    fn from(memory: Arc<LaneMemory>) -> Self {
+        Self::Shared(memory)
+    }
+}
+
+impl BufferMemory {
+    /// `len` bytes that are there already: missing memory shows now.
+    pub(super) fn populated(&self, len: usize) -> io::Result<Region> {
+        match self {
+            Self::Own(_) => Region::populated(len),
+            Self::Shared(memory) if len <= SMALL_LEN => {
+                let lent = memory.lend_small(len);
+                Ok(Region::lent(lent.ok_or(io::ErrorKind::OutOfMemory)?, len))
+            }
+            Self::Shared(_) => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// One chunk.
+    pub(super) fn chunk(&self) -> io::Result<Region> {
+        match self {
+            Self::Own(pages) => Region::chunk(*pages),
+            Self::Shared(memory) => {
+                let lent = memory.lend_chunk();
+                Ok(Region::lent(
+                    lent.ok_or(io::ErrorKind::OutOfMemory)?,
+                    CHUNK_LEN,
+                ))
+            }
+        }
+    }
+}
+
 /// Mapped memory of several buffers.
 pub(super) struct Region {
     pub(super) ptr: NonNull<u8>,
     pub(super) len: usize,
+    /// The part of shared memory that it is; else it is a mapping of its own.
+    lent: Option<Lent>,
 }
 
 // SAFETY: the region only owns the mapping; access goes through the buffers, each of which covers
@@ -39,6 +91,16 @@ impl Region {
         Self {
             ptr: NonNull::dangling(),
             len: 0,
+            lent: None,
+        }
+    }
+
+    /// The first `len` bytes of a part of shared memory.
+    fn lent(part: Lent, len: usize) -> Self {
+        Self {
+            ptr: part.start(),
+            len: len.min(part.bytes()),
+            lent: Some(part),
         }
     }
 
@@ -53,11 +115,12 @@ impl Region {
             )
         }?;
         let ptr = NonNull::new(raw.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { ptr, len })
+        let lent = None;
+        Ok(Self { ptr, len, lent })
     }
 
     /// `len` bytes that are there already: missing memory shows now.
-    pub(super) fn populated(len: usize) -> io::Result<Self> {
+    fn populated(len: usize) -> io::Result<Self> {
         let region = Self::map(len, MapFlags::NORESERVE)?;
         let at = region.ptr.as_ptr().cast();
         // The kernel would count all of a huge page that a part of this is in as locked. One without huge
@@ -70,7 +133,7 @@ impl Region {
     }
 
     /// One chunk.
-    pub(super) fn chunk(pages: Pages) -> io::Result<Self> {
+    fn chunk(pages: Pages) -> io::Result<Self> {
         if pages == Pages::SetAside
             && let Ok(region) = Self::map(CHUNK_LEN, MapFlags::HUGETLB)
         {
@@ -105,7 +168,7 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        if self.len > 0 {
+        if self.len > 0 && self.lent.is_none() {
             // SAFETY: the mapping was made by `map`, and cut to this range at most. Every buffer holds an
             // Arc of the region, so none is left.
             let _ = unsafe { munmap(self.ptr.as_ptr().cast(), self.len) };

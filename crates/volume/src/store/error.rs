@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use store_ring::RingError;
 use thiserror::Error;
 
 use super::locked::locked_memory_limit;
@@ -46,6 +47,9 @@ pub enum StoreError {
     /// A ring that worked does so no more.
     #[error("io_uring has failed: {0}")]
     Uring(#[source] io::Error),
+    /// The memory that is shared with the store process cannot be used any more.
+    #[error(transparent)]
+    Lane(#[from] RingError),
 }
 
 /// What to change on a host that does not let a ring be made.
@@ -102,6 +106,8 @@ impl StoreError {
             | Self::Setup { source, .. }
             | Self::Uring(source) => source.kind(),
             Self::Truncated { .. } => io::ErrorKind::UnexpectedEof,
+            Self::Lane(RingError::Io { source, .. }) => source.kind(),
+            Self::Lane(_) => io::ErrorKind::InvalidData,
         }
     }
 

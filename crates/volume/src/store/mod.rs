@@ -8,9 +8,11 @@
 #![deny(clippy::disallowed_types)]
 
 mod buffer;
+mod disk;
 mod error;
 mod file;
 mod holes;
+mod lane;
 mod length;
 mod locked;
 mod mapping;
@@ -19,12 +21,15 @@ mod pause;
 mod pool;
 mod read_at;
 mod uring;
+mod waiting;
 mod witness;
 
-pub use buffer::{BUFFER_LEN, CHUNK_LEN, IoBuffer, Pages};
+pub use buffer::{BUFFER_LEN, BufferMemory, CHUNK_LEN, IoBuffer, Pages};
+pub use disk::{DiskStorage, DiskStore};
 pub use error::StoreError;
 pub use file::{LayerFile, StackFiles};
 pub use holes::{can_punch, next_extent, tells_holes};
+pub use lane::{DiskLane, LaneFiles, LaneStore};
 pub use length::file_len;
 pub use locked::{keep_for_rings, locked_memory_limit};
 pub use mapping::DataMapping;
@@ -32,7 +37,7 @@ pub use operation::{Store, StoreCompletion, StoreFile, StoreOp, Tag};
 pub use pool::{BufferBudget, BufferPool, MAX_CHUNKS, OWN_BUFFERS};
 pub use read_at::ReadAt;
 pub use uring::{
-    BareRing, ENABLE_RINGS, RING_OPERATIONS, RING_REGISTRATIONS, RingRule, UringStore, Wait,
-    WatchId, restrict,
+    BareRing, ENABLE_RINGS, RING_OPERATIONS, RING_REGISTRATIONS, RingRule, UringStore, restrict,
 };
+pub use waiting::{Wait, WaitingStore, WatchId};
 pub use witness::Witness;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::buffer::{BUFFER_LEN, CHUNK_LEN, IoBuffer, Pages, Region};
+use super::buffer::{BUFFER_LEN, BufferMemory, CHUNK_LEN, IoBuffer, Pages, Region};
 use super::{Store, StoreError};
 
 /// Chunks of a pool at most, the first of which is its own for good.
@@ -28,7 +28,7 @@ const WANTED: Duration = Duration::from_millis(200);
 /// The memory that the pools of a disk may have together, beyond what is each one's own.
 #[derive(Debug)]
 pub struct BufferBudget {
-    pages: Pages,
+    memory: BufferMemory,
     total: usize,
     left: AtomicUsize,
     pools: AtomicUsize,
@@ -39,10 +39,10 @@ pub struct BufferBudget {
 }
 
 impl BufferBudget {
-    /// `bytes` to be shared by all pools.
-    pub fn new(bytes: usize, pages: Pages) -> Arc<Self> {
+    /// `bytes` to be shared by all pools, of this memory.
+    pub fn new(bytes: usize, memory: impl Into<BufferMemory>) -> Arc<Self> {
         Arc::new(Self {
-            pages,
+            memory: memory.into(),
             total: bytes,
             left: bytes.into(),
             pools: 0.into(),
@@ -65,6 +65,15 @@ impl BufferBudget {
 
     fn give_back(&self, bytes: usize) {
         self.left.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Memory that is somebody's for good.
+    fn populated(&self, bytes: usize) -> Result<Region, StoreError> {
+        let region = self.memory.populated(bytes);
+        region.map_err(|source| StoreError::Setup {
+            what: "get memory for buffers",
+            source,
+        })
     }
 
     fn want(&self) {
@@ -157,11 +166,7 @@ impl BufferPool {
     /// # Errors
     /// [`StoreError::Setup`] when there is no memory for them.
     pub fn new(own: usize, budget: &Arc<BufferBudget>) -> Result<Self, StoreError> {
-        let region =
-            Region::populated(own.max(1) * BUFFER_LEN).map_err(|source| StoreError::Setup {
-                what: "get memory for buffers",
-                source,
-            })?;
+        let region = budget.populated(own.max(1) * BUFFER_LEN)?;
         let mut first = Chunk::spare(own.max(1));
         first.fill(region, BUFFER_LEN, (0, 0));
         let mut chunks = Vec::with_capacity(MAX_CHUNKS);
@@ -184,14 +189,19 @@ impl BufferPool {
     /// # Errors
     /// As [`BufferPool::new`].
     pub fn fixed(count: usize, len: usize) -> Result<Self, StoreError> {
-        let budget = BufferBudget::new(0, Pages::Ordinary);
+        Self::fixed_of(count, len, Pages::Ordinary.into())
+    }
+
+    /// As [`BufferPool::fixed`], of the memory that this pool is of.
+    pub(crate) fn fixed_beside(&self, count: usize, len: usize) -> Result<Self, StoreError> {
+        Self::fixed_of(count, len, self.budget.memory.clone())
+    }
+
+    fn fixed_of(count: usize, len: usize, memory: BufferMemory) -> Result<Self, StoreError> {
+        let budget = BufferBudget::new(0, memory);
+        let region = budget.populated(count * len)?;
         budget.pools.fetch_add(1, Ordering::Relaxed);
-        let fail = |source| StoreError::Setup {
-            what: "get memory for buffers",
-            source,
-        };
         let mut chunk = Chunk::spare(count);
-        let region = Region::populated(count * len).map_err(fail)?;
         chunk.fill(region, len, (0, usize::MAX));
         Ok(Self {
             budget,
@@ -207,7 +217,15 @@ impl BufferPool {
     /// # Errors
     /// As [`BufferPool::new`].
     pub fn alone() -> Result<Self, StoreError> {
-        let budget = BufferBudget::new((MAX_CHUNKS - 1) * CHUNK_LEN, Pages::Ordinary);
+        Self::alone_in(Pages::Ordinary)
+    }
+
+    /// As [`BufferPool::alone`], of this memory.
+    ///
+    /// # Errors
+    /// As [`BufferPool::new`].
+    pub fn alone_in(memory: impl Into<BufferMemory>) -> Result<Self, StoreError> {
+        let budget = BufferBudget::new((MAX_CHUNKS - 1) * CHUNK_LEN, memory);
         Self::new(OWN_BUFFERS, &budget)
     }
 
@@ -279,7 +297,7 @@ impl BufferPool {
             }
             return;
         }
-        match Region::chunk(self.budget.pages) {
+        match self.budget.memory.chunk() {
             Ok(region) => {
                 let number = self.chunks.len();
                 store.adopt(number, region.ptr, region.len);
@@ -318,6 +336,8 @@ impl Drop for BufferPool {
 #[cfg(test)]
 mod tests {
     use std::ptr::NonNull;
+
+    use store_ring::{LaneMemory, Layout};
 
     use super::*;
     use crate::store::{StoreCompletion, StoreOp, Tag};
@@ -416,5 +436,32 @@ mod tests {
         poor.tend(&mut stores[1]);
         greedy.tend(&mut stores[0]);
         assert!(greedy.chunks.iter().all(|c| !c.closing), "it has its share");
+    }
+
+    #[test]
+    fn a_pool_of_shared_memory_has_of_it_what_there_is() {
+        let layout = Layout {
+            lanes: 1,
+            small: 2,
+            chunks: 2,
+        };
+        let file = LaneMemory::make(layout).unwrap();
+        let memory = LaneMemory::map(&file, layout).unwrap();
+        let budget = BufferBudget::new(4 * CHUNK_LEN, memory.clone());
+        let (mut store, mut pool) = (Adopted::default(), BufferPool::new(4, &budget).unwrap());
+        let beside = pool.fixed_beside(16, 4096).unwrap();
+        assert!(BufferPool::new(1, &budget).is_err(), "all places are lent");
+        pool.introduce(&mut store);
+        let taken = fill(&mut pool, &mut store);
+        assert_eq!(taken.len(), 4 + 2 * 32, "there is no third chunk");
+        assert_eq!(budget.taken(), 2 * CHUNK_LEN);
+        for buffer in &taken {
+            assert!(memory.data_of(buffer.ptr(), BUFFER_LEN).is_some());
+        }
+        taken.into_iter().for_each(|buffer| pool.put(buffer));
+        drop((pool, beside));
+        let lent: Vec<_> = std::iter::from_fn(|| memory.lend_chunk()).collect();
+        assert_eq!(lent.len(), 2);
+        assert!(BufferPool::new(4, &budget).is_ok());
     }
 }

@@ -20,6 +20,9 @@ mod model;
 mod moves;
 mod rng;
 mod store;
+#[path = "../contract/suite.rs"]
+mod suite;
+mod waiting;
 mod world;
 
 use store::Fault;

@@ -184,7 +184,7 @@ impl BareRing {
     }
 
     /// Has nobody use it again: the kernel may still be working for it.
-    pub(super) fn give_up(&mut self) {
+    pub(in crate::store) fn give_up(&mut self) {
         self.home = None;
     }
 }

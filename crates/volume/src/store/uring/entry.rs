@@ -84,7 +84,7 @@ impl InFlight {
 }
 
 /// What an operation does, for messages.
-pub(super) fn verb(op: &StoreOp) -> &'static str {
+pub(in crate::store) fn verb(op: &StoreOp) -> &'static str {
     match op {
         StoreOp::Read {
             file: StoreFile::Data(_),

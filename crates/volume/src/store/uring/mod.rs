@@ -2,6 +2,7 @@
 
 mod bare;
 mod entry;
+mod events;
 mod registered;
 mod retry;
 mod ring;
@@ -10,5 +11,7 @@ mod tests;
 mod watch;
 
 pub use bare::{BareRing, ENABLE_RINGS, RING_OPERATIONS, RING_REGISTRATIONS, RingRule, restrict};
-pub use ring::{UringStore, Wait};
-pub use watch::WatchId;
+pub(super) use entry::verb;
+pub(super) use events::{Entered, EventRing};
+pub use ring::UringStore;
+pub(super) use ring::is_batch;

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::ptr::NonNull;
-use std::sync::Arc;
 
 use crate::store::locked::Pinned;
 use crate::store::{StackFiles, StoreError};
@@ -11,49 +10,8 @@ use crate::store::{StackFiles, StoreError};
 use super::entry::MAX_FILES;
 use super::retry::patiently;
 use super::ring::UringStore;
-use super::watch::{MAX_WATCHES, Watch};
 
 impl UringStore {
-    /// Makes the table of registered files, all of it empty.
-    pub(super) fn make_file_table(&self) -> io::Result<()> {
-        let submitter = self.ring.submitter();
-        patiently(|| submitter.register_files_sparse((MAX_FILES + MAX_WATCHES) as u32))
-    }
-
-    /// Registers the descriptor that a watch is of.
-    ///
-    /// # Errors
-    /// [`StoreError::Setup`].
-    pub(super) fn register_watched(&self, watch: Watch, fd: RawFd) -> Result<(), StoreError> {
-        let update = || {
-            let submitter = self.ring.submitter();
-            submitter.register_files_update(watch.file().0, &[fd])
-        };
-        let what = "watch a descriptor with io_uring";
-        patiently(update)
-            .map(drop)
-            .map_err(|source| StoreError::Setup { what, source })
-    }
-
-    /// Takes it out again.
-    pub(super) fn unregister_watched(&self, watch: Watch) {
-        if let Err(error) = self.register_watched(watch, -1) {
-            // The next one takes its place.
-            log::debug!("a descriptor that is not watched stays registered: {error}");
-        }
-    }
-
-    /// Uses `files` from now on. No operation may be under way.
-    ///
-    /// # Errors
-    /// [`StoreError::Setup`], after which the store cannot be used.
-    pub fn swap_files(&mut self, files: impl Into<Arc<StackFiles>>) -> Result<(), StoreError> {
-        debug_assert!(!self.is_busy(), "operations on the old files");
-        self.files = files.into();
-        self.alignment = self.files.alignment();
-        self.register_files()
-    }
-
     /// In the order of the numbers; all other numbers become free.
     pub(super) fn register_files(&self) -> Result<(), StoreError> {
         let fail = |source| StoreError::Setup {
@@ -68,7 +26,7 @@ impl UringStore {
         into.copy_from_slice(&descriptors);
         let mut done = 0;
         while done < numbers.len() {
-            let submitter = self.ring.submitter();
+            let submitter = self.events.ring.submitter();
             let update = || submitter.register_files_update(done as u32, &numbers[done..]);
             match patiently(update).map_err(fail)? {
                 0 => return Err(fail(io::ErrorKind::Other.into())),
@@ -109,7 +67,7 @@ impl UringStore {
     }
 
     fn register_buffer(&mut self, chunk: usize, memory: libc::iovec) -> io::Result<()> {
-        let submitter = self.ring.submitter();
+        let submitter = self.events.ring.submitter();
         // SAFETY: the memory is mapped for as long as any buffer of it is, and the kernel pins its pages:
         // nothing depends on it staying mapped.
         unsafe { submitter.register_buffers_update(chunk as u32, &[memory], None) }

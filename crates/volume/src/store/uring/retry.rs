@@ -3,9 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::store::WatchId;
 use crate::store::pause::Pause;
-
-use super::watch::WatchId;
 
 /// How often what makes or changes a ring is tried while the kernel lacks memory, and the time between.
 const TRIES: u32 = 100;

@@ -14,11 +14,11 @@ use io_uring::{opcode, squeue, types};
 
 use super::bare::BareRing;
 use super::entry::InFlight;
-use super::ring::{UringStore, Wait, is_batch};
-use super::watch::{IGNORED, MAX_WATCHES, WatchId};
+use super::ring::{UringStore, is_batch};
+use super::watch::{IGNORED, MAX_WATCHES};
 use crate::store::{
     BufferPool, IoBuffer, LayerFile, StackFiles, Store, StoreCompletion, StoreError, StoreFile,
-    StoreOp, Tag,
+    StoreOp, Tag, Wait, WaitingStore, WatchId,
 };
 
 struct Fixture {
@@ -186,7 +186,7 @@ fn what_was_not_taken_of_several_entries_is_submitted_next() {
     fixture.store.submit(Tag(1), first);
     let unknown = opcode::Nop::new().build().personality(777);
     let unknown = unknown.flags(squeue::Flags::FIXED_FILE);
-    fixture.store.push(unknown.user_data(IGNORED));
+    fixture.store.events.push(unknown.user_data(IGNORED));
     for i in 1..4 {
         let op = fixture.write(4096 * i, 1);
         fixture.store.submit(Tag(1), op);
@@ -207,7 +207,7 @@ fn an_idle_device_gets_an_operation_at_once_and_a_busy_one_gets_batches() {
     let write = fixture.write(0, 7);
     fixture.store.submit(Tag(1), write);
     assert!(
-        fixture.store.ring.submission().is_empty(),
+        fixture.store.events.ring.submission().is_empty(),
         "it waits for nothing"
     );
     fixture.finish(1).unwrap();
@@ -276,12 +276,12 @@ fn a_ring_does_nothing_but_what_a_store_asks_of_it() {
     ];
     for entry in refused {
         // SAFETY: what it names lives until the completion, which is waited for.
-        unsafe { fixture.store.ring.submission().push(&entry) }.unwrap();
-        fixture.store.ring.submit_and_wait(1).unwrap();
-        let done = fixture.store.ring.completion().next().unwrap();
+        unsafe { fixture.store.events.ring.submission().push(&entry) }.unwrap();
+        fixture.store.events.ring.submit_and_wait(1).unwrap();
+        let done = fixture.store.events.ring.completion().next().unwrap();
         assert_eq!(done.result(), -libc::EACCES, "{entry:?}");
     }
-    let submitter = fixture.store.ring.submitter();
+    let submitter = fixture.store.events.ring.submitter();
     let refused = [
         submitter.register_personality().map(drop),
         submitter.register_eventfd(0),
@@ -420,12 +420,12 @@ fn a_watch_that_the_kernel_has_no_memory_for_is_armed_again() {
     let mut fixture = Fixture::new();
     let fd = EventFd::new(EFD_NONBLOCK).unwrap();
     let id = WatchId(3);
-    let watch = fixture.store.watches.add(id).unwrap();
+    let watch = fixture.store.events.watches.add(id).unwrap();
     fixture
         .store
         .register_watched(watch, fd.as_raw_fd())
         .unwrap();
-    fixture.store.fired(id, -libc::ENOMEM, false);
+    fixture.store.events.fired(id, -libc::ENOMEM, false);
     let mut events = Vec::new();
     fixture.store.take_events(&mut events);
     assert_eq!(events, [id], "what came meanwhile is looked for");
@@ -445,13 +445,13 @@ fn a_watch_that_is_lost_is_an_error() {
     let fd = EventFd::new(EFD_NONBLOCK).unwrap();
     let id = WatchId(3);
     fixture.store.watch(id, fd.as_raw_fd()).unwrap();
-    fixture.store.fired(id, -libc::EINVAL, false);
+    fixture.store.events.fired(id, -libc::EINVAL, false);
     let result = fixture.store.enter(Wait::Forever);
     assert!(matches!(result, Err(StoreError::Uring(_))), "{result:?}");
 
     // One that nobody wants any more may end as it likes.
     fixture.store.unwatch(id);
-    fixture.store.fired(id, -libc::EINVAL, false);
+    fixture.store.events.fired(id, -libc::EINVAL, false);
     fixture.store.enter(Wait::No).unwrap();
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use io_uring::types::Fixed;
 
-use crate::store::StoreError;
+use crate::store::{StoreError, WatchId};
 
 use super::entry::MAX_FILES;
 
@@ -13,10 +13,6 @@ pub(super) const WATCH_BIT: u64 = 1 << 63;
 
 /// User data of the removal of a watch, whose completion says nothing.
 pub(super) const IGNORED: u64 = WATCH_BIT | (1 << 62);
-
-/// A descriptor that the ring watches for readability, as the watcher calls it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WatchId(pub u32);
 
 /// Descriptors that a ring can watch at once.
 pub(super) const MAX_WATCHES: usize = 8;
